@@ -1,0 +1,54 @@
+# make demo    the main job, everything embedded: real CT in, enhanced CT back in a PACS
+# make test    the tests, with their system peers where apt may install them
+# make check   style, types, storeys of the house
+PYTHON  ?= python3
+VENV    := .venv
+BIN     := $(VENV)/bin
+PEERS   := dcmtk dicom3tools
+DEMO    ?=
+
+.PHONY: demo test quick check peers train clean
+
+demo: $(VENV)/.installed
+	$(BIN)/dicomnode demo $(DEMO)
+
+test: $(VENV)/.installed-test peers
+	$(BIN)/python -m pytest
+
+quick: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m "not slow"
+
+check: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --diff .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+train: $(VENV)/.installed
+	$(BIN)/dicomnode train
+
+# torch first and alone, held by the constraints afterwards: nothing else may choose another build of it.
+# A machine with a GPU keeps the torch it likes: make demo CONSTRAINTS=
+CONSTRAINTS ?= constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+HELD := $(if $(CONSTRAINTS),-c $(CONSTRAINTS),)
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, found " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV) || { echo "the venv module is missing: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing into $(VENV): about a gigabyte, once"
+	$(PIP) install $(HELD) "torch>=2.11"
+	$(PIP) install $(HELD) -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) install $(HELD) -e ".[test,check,postgres]"
+	touch $@
+
+peers:
+	@sh deploy/install-peers.sh $(PEERS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo-output

@@ -1,0 +1,206 @@
+"""The command line: `dicomnode serve --config node.yaml`, and what is needed around it."""
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from dicomnode import __version__
+from dicomnode.errors import DicomnodeError, NetworkError, SettingsError
+from dicomnode.settings import Destination, Settings, load_settings
+
+if TYPE_CHECKING:
+    from dicomnode.journey.job import Job
+
+DEFAULT_CONFIG: Final = Path("configs/node.yaml")
+ELSEWHERE: Final = {
+    "demo": ("dicomnode.demo", "run_demo", "see the whole journey on this machine, with a PACS of its own"),
+    "train": ("dicomnode.learning.train", "run", "train a model"),
+    "evaluate": ("dicomnode.learning.evaluate", "run", "measure a model"),
+}
+"""Commands that bring their own arguments: module, function, help. Imported only when they are called."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return the exit status: 0 done, 1 an error that is told, 2 wrong usage."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parsed = _parser(given[0] if given else "").parse_args(given)
+    command: Callable[[argparse.Namespace], int] = parsed.command
+    try:
+        return command(parsed)
+    except (DicomnodeError, OSError) as error:
+        print(f"dicomnode: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser(called: str) -> argparse.ArgumentParser:
+    """The parser; of the commands that live elsewhere only the called one gets its arguments."""
+    parser = argparse.ArgumentParser(prog="dicomnode", description="Low-dose CT in, an enhanced series back.")
+    parser.add_argument("--version", action="version", version=f"dicomnode {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], told: str) -> argparse.ArgumentParser:
+        its = commands.add_parser(name, help=told, description=told)
+        its.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="default: %(default)s")
+        its.set_defaults(command=command)
+        return its
+
+    add("serve", serve, "run the node until SIGTERM or SIGINT")
+    add("check", check, "check a configuration and say what it means")
+    add("status", status, "list the jobs of a node, running or not").add_argument(
+        "--all", action="store_true", help="also the jobs that are done"
+    )
+    add("retry", retry, "start failed, refused, held or undelivered jobs again").add_argument(
+        "job", nargs="+", help="job id, as `dicomnode status` shows it"
+    )
+    add("echo", echo, "ask destinations whether they are there (C-ECHO)").add_argument(
+        "destination", nargs="*", help="name in the configuration; every one if none is given"
+    )
+    sender = add("send", send, "send DICOM files, or folders of them, to a destination")
+    sender.add_argument("destination", help="name in the configuration")
+    sender.add_argument("path", nargs="+", type=Path, help="Part 10 files, or folders of them")
+    for name, (module, function, told) in ELSEWHERE.items():
+        its = commands.add_parser(name, help=told, description=told)
+        if name == called:
+            home = importlib.import_module(module)
+            home.add_arguments(its)
+            its.set_defaults(command=getattr(home, function))
+    return parser
+
+
+# --- the commands ---------------------------------------------------------------------------------
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Run the node. The process ends without waiting for a thread that hangs on a peer."""
+    settings = load_settings(arguments.config)
+    _log_to_stderr(settings.node.log_level)
+    from dicomnode.node import Node
+
+    status = Node(settings).run()
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(status)
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Load the configuration and the model; what is wrong is told by its key."""
+    settings = load_settings(arguments.config)
+    from dicomnode.engines.catalog import load_engine
+
+    engine = load_engine(settings.engine.models_folder, settings.engine.model, "cpu")
+    for line in _explained(settings):
+        print(line)
+    print(f"model        {engine.card.id} {engine.card.version}, weights {engine.weights_digest[:12]}")
+    return 0
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Print one line a job, oldest first."""
+    from dicomnode.journey.job import read_jobs
+
+    jobs = read_jobs(load_settings(arguments.config).node.spool)
+    shown = [job for job in jobs if arguments.all or job.status not in ("done", "ignored", "superseded")]
+    for job in shown:
+        print(_line(job))
+    print(f"{len(shown)} of {len(jobs)} jobs" + ("" if arguments.all else "; --all shows the done ones too"))
+    return 0
+
+
+def retry(arguments: argparse.Namespace) -> int:
+    """Leave a request for the node of this spool; it is taken up at once, or when the node starts."""
+    from dicomnode.node import request_retry
+
+    spool = load_settings(arguments.config).node.spool
+    for job_id in arguments.job:
+        request_retry(spool, job_id)
+        print(f"{job_id}: the node starts it again")
+    return 0
+
+
+def echo(arguments: argparse.Namespace) -> int:
+    """C-ECHO to each destination; exit status 1 when one does not answer."""
+    from dicomnode.network.send import echo as ask
+
+    settings = load_settings(arguments.config)
+    silent = 0
+    for destination in _destinations(settings, arguments.destination):
+        try:
+            seconds = ask(destination, settings.node.ae_title)
+            print(f"{destination.name}: answers in {1000 * seconds:.0f} ms")
+        except NetworkError as error:
+            silent += 1
+            print(f"{destination.name}: {error}")
+    return 1 if silent else 0
+
+
+def send(arguments: argparse.Namespace) -> int:
+    """C-STORE files as they are; exit status 1 when one was refused."""
+    from dicomnode.network.send import send_files
+
+    settings = load_settings(arguments.config)
+    (destination,) = _destinations(settings, [arguments.destination])
+    delivery = send_files(list(_files(arguments.path)), destination, settings.node.ae_title)
+    print(f"{destination.name}: {len(delivery.sent)} stored in {delivery.seconds:.1f} s")
+    for uid, answer in delivery.refused:
+        print(f"refused with status {answer:04X}: {uid}")
+    return 1 if delivery.refused else 0
+
+
+# --- what they print --------------------------------------------------------------------------------
+
+
+def _explained(settings: Settings) -> Iterable[str]:
+    node, engine = settings.node, settings.engine
+    yield f"listens      as {node.ae_title} on {node.host}:{node.port}"
+    for caller in settings.callers:
+        yield f"caller       {caller.ae_title} from {caller.host or 'any host'}"
+    for peer in settings.destinations:
+        yield f"destination  {peer.name}: {peer.ae_title} at {peer.host}:{peer.port}"
+    yield f"spool        {node.spool}, {node.reserve_gib:g} GiB stay free"
+    yield f"device       {engine.device}"
+    if not settings.callers:
+        yield "warning      no callers: every association will be rejected"
+    if not settings.destinations:
+        yield "warning      no destinations: results stay in the spool"
+
+
+def _line(job: "Job") -> str:
+    where = f"{job.station or '-'}"
+    if job.total:
+        where += f" {job.part or ''} {job.done}/{job.total}"
+    peers = ", ".join(f"{peer.name} {peer.state} {peer.sent}/{peer.total}" for peer in job.destinations)
+    told = " ".join(part for part in (job.rule, job.reason) if part)
+    return f"{job.job_id}  {job.status:<11} {where:<28} {job.instances:>4} images  {peers}  {told}".rstrip()
+
+
+def _destinations(settings: Settings, names: Sequence[str]) -> list[Destination]:
+    known = {peer.name: peer for peer in settings.destinations}
+    for name in names:
+        if name not in known:
+            there = ", ".join(known) or "none"
+            raise SettingsError(f"destinations: there is no '{name}', the configuration has: {there}")
+    return [known[name] for name in names] if names else list(known.values())
+
+
+def _files(paths: Iterable[Path]) -> Iterable[Path]:
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(file for file in path.rglob("*") if file.is_file())
+        else:
+            yield path
+
+
+def _log_to_stderr(level: str) -> None:
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)-8s %(name)s: %(message)s")
+    # Their debug lines hold identifiers of patients and peers' data sets.
+    for name in ("pydicom", "pynetdicom", "sqlalchemy"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

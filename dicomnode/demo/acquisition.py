@@ -1,0 +1,134 @@
+"""The same patient scanned with less: missing noise added in the projections, header as a scanner writes it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.sr.codedict import codes
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from dicomnode.dicom.dose import read_dose
+from dicomnode.dicom.series import CtSeries
+from dicomnode.engines.enhance import Observer
+from dicomnode.errors import DoseUnknown
+from dicomnode.physics.noise import NoiseReading, measure_noise
+from dicomnode.physics.photons import photons_from_noise
+from dicomnode.physics.simulation import Kernel, simulate_noise
+from dicomnode.physics.size import water_equivalent_diameter_mm
+
+TEXTURES = (0.75, 0.59, 0.345, 0.06, -0.08)
+CUTOFFS_PER_PX = (0.28, 0.40, 0.60, 1.00, 1.50)
+"""Cutoff of a cosine kernel for a measured texture, by simulating water discs (`physics.photons`)."""
+
+
+@dataclass(frozen=True, eq=False)
+class LowDoseScan:
+    """The files written, and what is in them: HU [slice, row, column], sorted as the source."""
+
+    paths: tuple[Path, ...]
+    hounsfield: NDArray[np.float32]
+    series_instance_uid: str
+
+
+def scan_again(
+    series: CtSeries, fraction: float, folder: Path, seed: int, on_slice: Observer | None = None
+) -> LowDoseScan:
+    """Simulate the series at `fraction` of its dose and write it as a new ORIGINAL series of the study.
+
+    Raises DoseUnknown where the series shows no soft tissue to measure the dose at hand in.
+    """
+    pixel_mm = series.pixel_spacing_mm[0]
+    reading = measure_noise(series.hounsfield, pixel_mm)
+    if reading is None:
+        raise DoseUnknown(
+            "the series has too little soft tissue to measure its noise, so none can be added to scale"
+        )
+    noisy = np.empty_like(series.hounsfield)
+    rng = torch.Generator().manual_seed(seed)
+    diameters = water_equivalent_diameter_mm(series.hounsfield, pixel_mm)
+    for k, image in enumerate(series.hounsfield):
+        photons = photons_from_noise(reading.std_hu, float(np.median(diameters)), pixel_mm, reading.texture)
+        noisy[k] = image + _missing_noise(image, pixel_mm, photons, fraction, reading, rng)
+        if on_slice:
+            on_slice("scan", k + 1, len(noisy))
+    folder.mkdir(parents=True, exist_ok=True)
+    uid = generate_uid(
+        entropy_srcs=["low-dose scan", series.series_instance_uid, f"{fraction:.6f}", str(seed)]
+    )
+    paths = tuple(_write(series, k, noisy[k], fraction, uid, folder) for k in range(len(noisy)))
+    return LowDoseScan(paths, noisy, uid)
+
+
+def _missing_noise(
+    image: NDArray[np.float32],
+    pixel_mm: float,
+    photons: float,
+    fraction: float,
+    reading: NoiseReading,
+    rng: torch.Generator,
+) -> NDArray[np.float32]:
+    """Noise between the dose at hand and `fraction` of it, with the texture the image shows, HU."""
+    kernel = Kernel(float(np.interp(-reading.texture, [-t for t in TEXTURES], CUTOFFS_PER_PX)))
+    tissue = torch.from_numpy(np.clip(image, -1000.0, 3071.0))[None]
+    noise = simulate_noise(tissue, pixel_mm, photons * fraction, kernel, rng, missing_from=photons)
+    return noise[0].numpy()
+
+
+def _write(
+    series: CtSeries, k: int, hounsfield: NDArray[np.float32], fraction: float, series_uid: str, folder: Path
+) -> Path:
+    dataset = dcmread(series.source_paths[k])
+    if dataset.file_meta.TransferSyntaxUID.is_compressed:
+        dataset.decompress()
+    dataset.SeriesInstanceUID = series_uid
+    dataset.SOPInstanceUID = generate_uid(entropy_srcs=[series_uid, str(series.headers[k].SOPInstanceUID)])
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SeriesNumber = int(dataset.get("SeriesNumber") or 0) + 1
+    dataset.SeriesDescription = f"Simulated, {100 * fraction:g} % dose"
+    _write_dose(dataset, fraction)
+    dataset.PixelData = _stored(series, k, hounsfield).tobytes()
+    dataset["PixelData"].VR = "OW"
+    path = folder / f"{k:04d}.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def _write_dose(dataset: Dataset, fraction: float) -> None:
+    """mA, Exposure and CTDIvol of the lower dose: the first two scaled, the third read from them if absent."""
+    if dataset.get("XRayTubeCurrent"):
+        dataset.XRayTubeCurrent = round(float(dataset.XRayTubeCurrent) * fraction)
+    if dataset.get("XRayTubeCurrent") and dataset.get("ExposureTime"):
+        dataset.Exposure = round(float(dataset.XRayTubeCurrent) * float(dataset.ExposureTime) / 1000.0)
+    elif dataset.get("Exposure"):
+        dataset.Exposure = round(float(dataset.Exposure) * fraction)
+    if dataset.get("CTDIvol"):
+        dataset.CTDIvol = float(dataset.CTDIvol) * fraction
+        return
+    reading = read_dose([dataset])
+    if reading.ctdivol_mgy[0] is not None:
+        dataset.CTDIvol = round(reading.ctdivol_mgy[0], 3)
+        phantom = (
+            codes.DCM.IECHeadDosimetryPhantom
+            if reading.phantom_cm == 16
+            else codes.DCM.IECBodyDosimetryPhantom
+        )
+        item = Dataset()
+        item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = phantom.value, "DCM", phantom.meaning
+        dataset.CTDIPhantomTypeCodeSequence = Sequence([item])
+
+
+def _stored(series: CtSeries, k: int, hounsfield: NDArray[np.float32]) -> NDArray[np.int16 | np.uint16]:
+    header, original = series.headers[k], series.stored[k]
+    slope, intercept = float(header.RescaleSlope), float(header.RescaleIntercept)
+    bits, signed = int(header.BitsStored), int(header.PixelRepresentation) == 1
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    values = np.clip(np.rint((hounsfield - intercept) / slope), low, high).astype(original.dtype)
+    if series.padding is not None:
+        values = np.where(series.padding[k], original, values).astype(original.dtype)
+    return values

@@ -1,0 +1,323 @@
+"""`dicomnode demo`: scan with less dose, send, wait for what comes back, and measure it against the original."""
+
+import argparse
+import json
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from dicomnode.demo.acquisition import LowDoseScan, scan_again
+from dicomnode.demo.archive import Archive
+from dicomnode.demo.picture import draw
+from dicomnode.demo.source import SourceUnavailable, lidc_series
+from dicomnode.dicom.series import CtSeries, read_series
+from dicomnode.errors import DicomnodeError
+from dicomnode.journey.job import Job
+from dicomnode.network.send import send_files
+from dicomnode.node import Node
+from dicomnode.physics.noise import measure_noise
+from dicomnode.quality import bias_by_tissue
+from dicomnode.settings import Destination, Settings
+
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+SENDER, NODE, ARCHIVE = "SCANNER", "DICOMNODE", "PACS"
+GIVE_UP_SECONDS = 3600.0
+
+Volume = NDArray[np.float32]
+
+
+class DemoFailed(DicomnodeError):
+    """The journey did not end with an enhanced series in the archive."""
+
+
+@dataclass(frozen=True, eq=False)
+class Journey:
+    """What came of it: the job, what its stations noted, HU [slice, row, column], and seconds by station."""
+
+    job: Job
+    findings: dict[str, Any]
+    enhanced: Volume
+    seconds: dict[str, float]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `dicomnode demo`."""
+    parser.add_argument(
+        "--slices", default="24", help="how many contiguous slices, or 'all' (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--dose", type=_fraction, default=0.25, help="share of the dose to scan with (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--series", type=Path, default=None, metavar="DIR", help="your own CT series instead of the example"
+    )
+    parser.add_argument("--output", type=Path, default=Path("demo-output"), help="default: %(default)s")
+    parser.add_argument(
+        "--cache", type=Path, default=Path.home() / ".cache" / "dicomnode", help="where the example is kept"
+    )
+    parser.add_argument("--model", default="need-small")
+    parser.add_argument("--models", type=Path, default=Path("models"), help="folder of model folders")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument(
+        "--port", type=int, default=11112, help="of the node; a free one is taken if it is in use"
+    )
+    parser.add_argument("--seed", type=int, default=1)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The main job, embedded. Raises DicomnodeError with the reason where it cannot be done."""
+    console = Console()
+    out: Path = arguments.output
+    _make_room(out)
+    original = read_series(_chosen(arguments))
+    with _progress(console) as progress:
+        show = _Stations(progress)
+        began = time.monotonic()
+        scan = scan_again(original, arguments.dose, out / "low-dose", arguments.seed, show.slices)
+        scan_seconds = round(time.monotonic() - began, 2)
+        with (
+            tempfile.TemporaryDirectory(prefix="dicomnode-demo-") as spool,
+            Archive(out / "pacs", ARCHIVE) as archive,
+        ):
+            job, seconds = _travel(arguments, scan, Path(spool), archive, show)
+            enhanced = _returned(archive, original)
+            journey = Journey(job, _findings(Path(spool), job), enhanced, {"scan": scan_seconds, **seconds})
+    report = _report(original, scan, journey)
+    _write(report, original, scan, enhanced, out)
+    console.print(_table(report))
+    console.print(f"look at [bold]{out / 'before-after.png'}[/]; the returned DICOM is in {out / 'pacs'}")
+    return 0
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0.01 <= value <= 0.95:
+        raise argparse.ArgumentTypeError(f"{text}: the dose is a share of the original between 0.01 and 0.95")
+    return value
+
+
+# --- the journey -----------------------------------------------------------------------------------
+
+
+def _travel(
+    arguments: argparse.Namespace, scan: LowDoseScan, spool: Path, archive: Archive, show: "_Stations"
+) -> tuple[Job, dict[str, float]]:
+    """Send the scan to a node that knows this archive; return its job when all is delivered, and the seconds."""
+    ended = threading.Event()
+
+    def observe(job: Job) -> None:
+        show.job(job)
+        if job.final:
+            ended.set()
+
+    with Node(_settings(arguments, spool, archive.port), observe) as node:
+        began = time.monotonic()
+        to_node = Destination(name="node", ae_title=NODE, host="127.0.0.1", port=node.port, associations=2)
+        send_files(scan.paths, to_node, SENDER)
+        receive = round(time.monotonic() - began, 2)
+        show.slices("receive", len(scan.paths), len(scan.paths))
+        if not ended.wait(GIVE_UP_SECONDS):
+            raise DemoFailed(f"the node did not finish within {GIVE_UP_SECONDS:g} seconds")
+        job = node.jobs()[-1]
+    if job.status != "done":
+        raise DemoFailed(f"the series ended as {job.status} at station {job.station}: {job.reason}")
+    whole = round(time.monotonic() - began, 2)
+    return job, {"receive": receive, **job.seconds, "from first image to last answer": whole}
+
+
+def _settings(arguments: argparse.Namespace, spool: Path, archive_port: int) -> Settings:
+    peer = {"name": "pacs", "ae_title": ARCHIVE, "host": "127.0.0.1", "port": archive_port}
+    values = {
+        "node": {
+            "ae_title": NODE, "host": "127.0.0.1", "port": _free(arguments.port), "spool": spool,
+            "log_level": "WARNING", "reserve_gib": 0.5,
+        },
+        "callers": [{"ae_title": SENDER}],
+        "completeness": {"quiet_seconds": 5.0, "closed_seconds": 1.0},
+        "destinations": [peer],
+        "engine": {"model": arguments.model, "models_folder": arguments.models.resolve(), "device": arguments.device},
+    }  # fmt: skip
+    return Settings.model_validate(values, context={"folder": Path.cwd()})
+
+
+def _free(port: int) -> int:
+    """The port, or 0 (any) where somebody listens on it already."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return 0
+    return port
+
+
+# --- in and out --------------------------------------------------------------------------------------
+
+
+def _chosen(arguments: argparse.Namespace) -> list[Path]:
+    """The files to scan again: the middle of the example, or of the user's series."""
+    if arguments.series:
+        paths = [p for p in sorted(arguments.series.rglob("*")) if p.is_file()]
+        if not paths:
+            raise SourceUnavailable(f"{arguments.series} holds no files")
+    else:
+        paths = lidc_series(arguments.cache)
+    if arguments.slices == "all":
+        return paths
+    count = int(arguments.slices)
+    ordered = read_series(paths).source_paths
+    first = max(0, (len(ordered) - count) // 2)
+    return list(ordered[first : first + count])
+
+
+def _make_room(out: Path) -> None:
+    for name in ("low-dose", "pacs"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def _returned(archive: Archive, like: CtSeries) -> Volume:
+    """The enhanced images as any reader finds them in the archive, HU, in the order of `like`.
+
+    Raises DemoFailed where one is missing.
+    """
+    place = {_position(header): k for k, header in enumerate(like.headers)}
+    volume = np.full_like(like.hounsfield, np.nan)
+    for path in archive.files:
+        image = dcmread(path)
+        if image.SOPClassUID == CT_IMAGE and _position(image) in place:
+            volume[place[_position(image)]] = image.pixel_array * float(image.RescaleSlope) + float(
+                image.RescaleIntercept
+            )
+    missing = int(np.isnan(volume).any(axis=(1, 2)).sum())
+    if missing:
+        raise DemoFailed(
+            f"{missing} of {len(volume)} images did not come back; {archive.folder} holds what did"
+        )
+    return volume
+
+
+def _position(header: Dataset) -> tuple[float, ...]:
+    return tuple(float(v) for v in header.ImagePositionPatient)
+
+
+def _findings(spool: Path, job: Job) -> dict[str, Any]:
+    """What the stations of the job noted down, by station."""
+    folder = spool / "work" / job.job_id
+    return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+
+
+# --- measured --------------------------------------------------------------------------------------
+
+
+def _report(original: CtSeries, scan: LowDoseScan, journey: "Journey") -> dict[str, Any]:
+    """The figures of report.json; the README says what each key means."""
+    truth, low_dose, enhanced = (
+        _clipped(v) for v in (original.hounsfield, scan.hounsfield, journey.enhanced)
+    )
+    pixel_mm = original.pixel_spacing_mm[0]
+    noise = [measure_noise(volume, pixel_mm) for volume in (low_dose, enhanced)]
+    starts = journey.findings["match"]["starts"]
+    ctdivol = [v for v in journey.findings["dose"]["ctdivol_mgy"] if v is not None]
+    bias = bias_by_tissue(truth, enhanced - truth)
+    return {
+        "series_in": scan.series_instance_uid,
+        "series_out": journey.job.derived_series_uid,
+        "slices_sent": len(scan.paths),
+        "slices_returned": len(enhanced),
+        "dose": {
+            "source": journey.findings["dose"]["source"],
+            "ctdivol_mgy": round(float(np.mean(ctdivol)), 3) if ctdivol else None,
+            "photons": round(float(np.median([s["photons"] for s in starts]))),
+            "fraction": round(float(np.median([s["fraction"] for s in starts])), 4),
+            "decided_by": Counter(s["decided_by"] for s in starts).most_common(1)[0][0],
+        },
+        "start_step": int(np.median([s["step"] for s in starts])),
+        "noise_hu": {
+            w: round(n.std_hu, 2) if n else None for w, n in zip(("before", "after"), noise, strict=True)
+        },
+        "rmse_hu": {"before": _rmse(low_dose, truth), "after": _rmse(enhanced, truth)},
+        "bias_hu": {tissue: round(bias[tissue], 3) for tissue in ("air", "fat", "soft") if tissue in bias},
+        "seconds": journey.seconds,
+    }
+
+
+def _clipped(volume: Volume) -> Volume:
+    """HU as the field compares them, -1000 to 1000."""
+    return np.clip(volume, -1000.0, 1000.0)
+
+
+def _rmse(volume: Volume, truth: Volume) -> float:
+    return round(float(np.sqrt(np.mean((volume - truth) ** 2, dtype=np.float64))), 3)
+
+
+def _table(report: dict[str, Any]) -> Table:
+    dose, noise, rmse = report["dose"], report["noise_hu"], report["rmse_hu"]
+    down = 100.0 * (1.0 - rmse["after"] / rmse["before"])
+    out = Table(title="low-dose series in, enhanced series back", show_header=False, min_width=64)
+    out.add_row("slices sent, returned", f"{report['slices_sent']}, {report['slices_returned']}")
+    out.add_row(
+        "dose read", f"CTDIvol {dose['ctdivol_mgy']} mGy ({dose['source']}), decided by {dose['decided_by']}"
+    )
+    out.add_row(
+        "photon level, share of normal dose", f"{dose['photons']:,} a ray, {100 * dose['fraction']:.0f} %"
+    )
+    out.add_row("start step", str(report["start_step"]))
+    out.add_row("noise before, after", f"{noise['before']} -> {noise['after']} HU")
+    out.add_row("RMSE to the normal dose", f"{rmse['before']} -> {rmse['after']} HU ({down:.0f} % down)")
+    out.add_row("bias", ", ".join(f"{tissue} {value:+.2f} HU" for tissue, value in report["bias_hu"].items()))
+    out.add_row("seconds", ", ".join(f"{name} {value:.1f}" for name, value in report["seconds"].items()))
+    return out
+
+
+def _write(
+    report: dict[str, Any], original: CtSeries, scan: LowDoseScan, enhanced: Volume, out: Path
+) -> None:
+    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    k = len(enhanced) // 2
+    title = f"slice {k + 1} of {len(enhanced)}: RMSE {report['rmse_hu']['before']} -> {report['rmse_hu']['after']} HU"
+    draw(original.hounsfield[k], scan.hounsfield[k], enhanced[k], out / "before-after.png", title)
+
+
+# --- progress ----------------------------------------------------------------------------------------
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console)
+
+
+class _Stations:
+    """One bar a station, drawn as the journey reaches it."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._bars: dict[str, TaskID] = {}
+
+    def slices(self, station: str, done: int, total: int) -> None:
+        """So many slices of a station are done."""
+        if station not in self._bars:
+            self._bars[station] = self._progress.add_task(station, total=total)
+        self._progress.update(self._bars[station], completed=done, total=total)
+
+    def job(self, job: Job) -> None:
+        """A job of the node changed."""
+        if job.station and job.total:
+            self.slices(job.part or job.station, job.done, job.total)
+        for peer in job.destinations:
+            if peer.total:
+                self.slices(f"to {peer.name}", peer.sent, peer.total)

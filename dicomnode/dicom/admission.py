@@ -1,0 +1,142 @@
+"""Which images may be enhanced: one rule a function, each with its named error.
+
+A rule looks at one header and raises its `SeriesRefused`, or returns. The order is the order of the
+questions a radiographer would ask: is it CT, is it a plain axial image, is it Hounsfield, is it ours.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
+
+from dicomnode.dicom.marks import carries_own_marks
+from dicomnode.dicom.values import number, tags_of, text, texts
+from dicomnode.errors import (
+    AlreadyEnhanced,
+    BurnedInText,
+    Localizer,
+    NotAxial,
+    NotCt,
+    NotHounsfield,
+)
+
+PROJECTION_GROUPS: Final = (0x7029, 0x7031, 0x7033)
+"""Private groups of DICOM-CT-PD projection data (Moen et al., Med Phys 2021, table IV)."""
+
+LOCALIZER_WORDS: Final = frozenset({"LOCALIZER", "SCOUT", "SURVIEW", "TOPOGRAM"})
+LOCALIZER_SCAN_OPTIONS: Final = frozenset({"SCOUT MODE", "SURVIEW", "SCOUT"})
+
+REFORMAT_WORDS: Final = frozenset(
+    {"MPR", "REFORMATTED", "MIP", "MINIP", "MAX_IP", "MIN_IP", "AVERAGE", "PROJECTION", "VRT", "3D"}
+    | {"SCREENSAVE", "DOSE_INFO", "PERFUSION"}
+)
+"""Words in ImageType values 3 and later of images that were made from other images."""
+
+SPECTRAL_WORDS: Final = frozenset(
+    {"VMI", "MAT_SPECIFIC", "MAT_REMOVED", "MAT_FRACTIONAL", "MAT_MODIFIED", "MAT_VALUE_BASED"}
+    | {"EFF_ATOMIC_NUM", "ELECTRON_DENSITY"}
+)
+"""ImageType value 4 of multi-energy images (PS3.3 C.8.2.1.1.1)."""
+
+HOUNSFIELD_NAMES: Final = ("HU", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS")
+
+
+def label(header: Dataset) -> str:
+    """How a message names an image: by its InstanceNumber, which says nothing about the patient."""
+    value = text(header, "InstanceNumber")
+    return f"instance number {value}" if value.isdigit() else "an instance without a number"
+
+
+def admit(header: Dataset) -> None:
+    """Raise the first rule that this image breaks.
+
+    :raises SeriesRefused: NotCt, Localizer, NotAxial, NotHounsfield, AlreadyEnhanced or BurnedInText.
+    """
+    for rule in RULES:
+        rule(header)
+
+
+def is_ct_image(header: Dataset) -> None:
+    """Single-frame CT Image Storage with modality CT."""
+    sop_class = text(header, "SOPClassUID")
+    if sop_class in (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage):
+        raise NotCt(
+            f"{label(header)} is a multi-frame (Enhanced or Legacy Converted) CT object; only single-frame "
+            "CT Image Storage is enhanced: send the classic series"
+        )
+    if sop_class != CTImageStorage:
+        raise NotCt(f"{label(header)} has SOP Class UID {sop_class or 'missing'}, not CT Image Storage")
+    if text(header, "Modality") != "CT":
+        raise NotCt(
+            f"{label(header)} has Modality (0008,0060) {text(header, 'Modality') or 'missing'}, not CT"
+        )
+
+
+def is_not_localizer(header: Dataset) -> None:
+    """Scouts, surviews and topograms carry a dose of their own and are no cross-sections."""
+    words = {value.upper() for value in texts(header, "ImageType")}
+    options = {value.upper() for value in texts(header, "ScanOptions")}
+    if words & LOCALIZER_WORDS or options & LOCALIZER_SCAN_OPTIONS:
+        raise Localizer(f"{label(header)} is a localizer (ImageType {text(header, 'ImageType')})")
+
+
+def is_axial(header: Dataset) -> None:
+    """A cross-section as reconstructed: no projections, reformats, dose screens or 3-D renderings."""
+    if any(tag.group in PROJECTION_GROUPS for tag in tags_of(header)):
+        raise NotAxial(f"{label(header)} holds projection data (DICOM-CT-PD), not an image")
+    values = tuple(value.upper() for value in texts(header, "ImageType"))
+    if len(values) < 3 or values[2] != "AXIAL":
+        raise NotAxial(
+            f"{label(header)} has ImageType (0008,0008) {text(header, 'ImageType') or 'missing'}: "
+            "value 3 must be AXIAL"
+        )
+    if values[:2] == ("DERIVED", "SECONDARY"):
+        raise NotAxial(f"{label(header)} is DERIVED\\SECONDARY: made from other images after the examination")
+    words = {word for value in values[3:] for word in value.split()}
+    if words & REFORMAT_WORDS:
+        raise NotAxial(f"{label(header)} is a reformatted image (ImageType {text(header, 'ImageType')})")
+
+
+def is_hounsfield(header: Dataset) -> None:
+    """Stored values map to Hounsfield units by a usable slope and intercept.
+
+    RescaleType (0028,1054) may be absent: PS3.3 C.8.2.1 requires it where the unit is not HU.
+    """
+    words = {value.upper() for value in texts(header, "ImageType")[3:]}
+    if words & SPECTRAL_WORDS:
+        raise NotHounsfield(f"{label(header)} is a virtual monoenergetic or material image, not measured HU")
+    unit = text(header, "RescaleType").upper()
+    if unit and unit not in HOUNSFIELD_NAMES:
+        raise NotHounsfield(f"{label(header)} has RescaleType (0028,1054) {unit}, not HU")
+    slope, intercept = number(header, "RescaleSlope"), number(header, "RescaleIntercept")
+    if slope is None or intercept is None:
+        raise NotHounsfield(
+            f"{label(header)} lacks a readable RescaleSlope or RescaleIntercept (0028,1052-1053)"
+        )
+    if slope <= 0:
+        raise NotHounsfield(f"{label(header)} has RescaleSlope (0028,1053) {slope:g}; it must be above 0")
+
+
+def is_not_enhanced(header: Dataset) -> None:
+    """Never enhance what a dicomnode has enhanced."""
+    if carries_own_marks(header):
+        raise AlreadyEnhanced(
+            f"{label(header)} is the output of a dicomnode; route the original series instead"
+        )
+
+
+def has_no_burned_in_text(header: Dataset) -> None:
+    """Text in the pixels would be smoothed into something else."""
+    if text(header, "BurnedInAnnotation").upper() == "YES":
+        raise BurnedInText(f"{label(header)} has BurnedInAnnotation (0028,0301) YES")
+
+
+RULES: Final[tuple[Callable[[Dataset], None], ...]] = (
+    is_ct_image,
+    is_not_enhanced,
+    is_not_localizer,
+    is_axial,
+    is_hounsfield,
+    has_no_burned_in_text,
+)

@@ -1,0 +1,332 @@
+"""Write the derived CT series: the source's own headers, with what changed said in them.
+
+`policy.py` holds what becomes of each attribute, `provenance.py` the facts and the UIDs, `marks.py` the marks
+by which our images are known again.
+"""
+
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.filewriter import dcmwrite
+from pydicom.sequence import Sequence as DicomSequence
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+from dicomnode.dicom import marks
+from dicomnode.dicom.codestream import JPEGLS_NEAR_LOSSLESS
+from dicomnode.dicom.pixels import restore, to_stored
+from dicomnode.dicom.policy import ACTIONS, is_kept
+from dicomnode.dicom.provenance import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+    Identity,
+    Provenance,
+    derived_uid,
+    pipeline_digest,
+)
+from dicomnode.dicom.series import CtSeries
+from dicomnode.dicom.values import items, number, text
+from dicomnode.dicom.verbatim import copy_elements, decode_header
+
+__all__ = [
+    "Identity",
+    "Provenance",
+    "derived_series_uid",
+    "derived_uid",
+    "is_own",
+    "pipeline_digest",
+    "write_derived",
+]
+
+LONG_STRING: Final = 64
+SHORT_TEXT: Final = 1024
+LARGEST_INTEGER_STRING: Final = 2**31 - 1
+SOURCE_PURPOSE: Final = ("121322", "DCM", "Source image for image processing operation")
+WARNING: Final = "AI-processed image: noise reduced by a diffusion model. Compare with the original series."
+EQUIPMENT: Final = frozenset(
+    {"Manufacturer", "ManufacturerModelName", "DeviceSerialNumber"}
+    | {"SoftwareVersions", "StationName", "InstitutionName"}
+)
+"""What the item of the scanner in ContributingEquipmentSequence takes over."""
+
+
+def is_own(header: Dataset, identity: Identity) -> bool:
+    """Was this image made by this node, or any dicomnode? Any one mark is enough.
+
+    The marks survive the Basic De-identification Profile (PS3.15 E.1), UIDs and free text do not.
+    """
+    return (
+        marks.carries_own_marks(header)
+        or marks.processed_by(header, identity.manufacturer, identity.model_name)
+        or marks.has_uid_root(header, identity.uid_root)
+    )
+
+
+def derived_series_uid(
+    series: CtSeries, identity: Identity, provenance: Provenance, generation: int = 0
+) -> str:
+    """The Series Instance UID that `write_derived` gives."""
+    return derived_uid(identity, "series", series.series_instance_uid, provenance.pipeline_digest, generation)
+
+
+def write_derived(
+    series: CtSeries,
+    hounsfield: NDArray[np.float32],
+    identity: Identity,
+    provenance: Provenance,
+    folder: Path,
+    generation: int = 0,
+) -> tuple[Path, ...]:
+    """Write one CT Image Storage file a slice, Explicit VR Little Endian, from feet to head.
+
+    `hounsfield` [slice, row, column] has the shape of `series.hounsfield`. Every value is written exactly to
+    half a rescale slope; padding and saturated pixels come back as they arrived. Files that a crash leaves
+    behind are overwritten: give an own `folder` and rename it when all are written.
+
+    :raises ValueError: another shape, or a value that is not finite.
+    """
+    if hounsfield.shape != series.hounsfield.shape:
+        raise ValueError(f"the result has shape {hounsfield.shape}, the series {series.hounsfield.shape}")
+    if not np.isfinite(hounsfield).all():
+        raise ValueError("the result holds values that are not finite")
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = _instance_numbers(series)
+    paths = []
+    for index in range(series.slices):
+        image = _derive(series, index, identity, provenance, generation)
+        if numbers is not None:
+            image.InstanceNumber = numbers[index]
+        padding = None if series.padding is None else series.padding[index]
+        stored = restore(
+            series.headers[index],
+            to_stored(series.headers[index], hounsfield[index]),
+            series.stored[index],
+            padding,
+        )
+        image.add_new("PixelData", "OW", stored.astype(stored.dtype.newbyteorder("<")).tobytes())
+        path = folder / f"{index + 1:05d}.dcm"
+        _write(image, path, identity)
+        paths.append(path)
+    return tuple(paths)
+
+
+def _derive(
+    series: CtSeries, index: int, identity: Identity, provenance: Provenance, generation: int
+) -> Dataset:
+    source = decode_header(series.encoded_headers[index])
+    image = copy_elements(source, lambda tag: is_kept(tag, identity.keep_manufacturer))
+    values = _new_values(series, source, identity, provenance, generation)
+    if not identity.keep_manufacturer:
+        values |= _our_equipment(identity)
+    for keyword, value in values.items():
+        if ACTIONS.get(keyword) not in ("set", "remove-equipment"):
+            raise AssertionError(f"{keyword} is written without a row in the attribute policy")
+        setattr(image, keyword, value)
+    if series.lossy_ratio is not None:
+        _say_lossy(image, source, series.lossy_ratio)
+    return image
+
+
+def _new_values(
+    series: CtSeries, source: Dataset, identity: Identity, provenance: Provenance, generation: int
+) -> dict[str, object]:
+    pipeline = provenance.pipeline_digest
+    moment = local_moment(source, provenance.processed_at)
+    date, time = moment.strftime("%Y%m%d"), moment.strftime("%H%M%S")
+    instance_uid = text(source, "SOPInstanceUID")
+    return {
+        "SOPInstanceUID": derived_uid(identity, "instance", instance_uid, pipeline, generation),
+        "SeriesInstanceUID": derived_series_uid(series, identity, provenance, generation),
+        "InstanceCreatorUID": identity.device_uid,
+        "ImageType": ["DERIVED", identity.image_type2, "AXIAL", marks.IMAGE_TYPE_TERM],
+        "SeriesNumber": derived_series_number(source, identity),
+        "SeriesDescription": _description(source, identity),
+        "SeriesDate": date,
+        "SeriesTime": time,
+        "ContentDate": date,
+        "ContentTime": time,
+        "InstanceCreationDate": date,
+        "InstanceCreationTime": time,
+        "RescaleType": "HU",
+        "DerivationDescription": derivation_text(identity, provenance),
+        "DerivationCodeSequence": _sequence(_code(*marks.SMOOTHING_CODE), _code(*marks.DENOISING_CODE)),
+        "SourceImageSequence": _sequence(_source_image(source)),
+        "ReferencedSeriesSequence": _referenced_series(source),
+        "ContributingEquipmentSequence": contributing_equipment(source, identity, provenance, moment),
+        "ContentQualification": identity.content_qualification,
+        "ImageComments": _comment(provenance),
+    }
+
+
+def derivation_text(identity: Identity, provenance: Provenance) -> str:
+    """One sentence for DerivationDescription (0008,2111): algorithm, strength, dose. No patient data."""
+    dose = provenance.dose.mean_ctdivol_mgy
+    reading = (
+        f"CTDIvol {dose:.3g} mGy ({provenance.dose.source})" if dose is not None else "dose not readable"
+    )
+    names = (identity.manufacturer, identity.model_name)
+    maker = " ".join(dict.fromkeys(names))
+    sentence = (
+        f"AI noise reduction by {maker} {identity.software_version}, "
+        f"engine {provenance.engine}, model {provenance.model_id} {provenance.model_version} "
+        f"(weights {provenance.weights_digest[:16]}); "
+        f"start step {provenance.start_step} of {provenance.steps}, "
+        f"dose fraction {provenance.dose_fraction:.3g} decided by {provenance.dose_decided_by}, {reading}."
+    )
+    return plain_text(sentence, SHORT_TEXT)
+
+
+def plain_text(value: str, length: int) -> str:
+    """ASCII without backslash and tilde (ISO_IR 13 shows them differently), cut to `length`."""
+    ascii_text = value.encode("ascii", "replace").decode().replace("\\", "/").replace("~", "-")
+    return " ".join(ascii_text.split())[:length].rstrip()
+
+
+def derived_series_number(source: Dataset, identity: Identity) -> int:
+    """Source number plus the offset, so that the series sorts behind the originals."""
+    own = number(source, "SeriesNumber")
+    shifted = int(own or 0) + identity.series_number_offset
+    return shifted if 0 <= shifted <= LARGEST_INTEGER_STRING else identity.series_number_offset
+
+
+def local_moment(source: Dataset, moment: datetime) -> datetime:
+    """`moment` in the zone of the source's TimezoneOffsetFromUTC (0008,0201), else in local time."""
+    offset = text(source, "TimezoneOffsetFromUTC")
+    if len(offset) == 5 and offset[0] in "+-" and offset[1:].isdigit():
+        delta = timedelta(hours=int(offset[1:3]), minutes=int(offset[3:5]))
+        if delta < timedelta(hours=24):
+            return moment.astimezone(timezone(-delta if offset[0] == "-" else delta))
+    return moment.astimezone()
+
+
+def _instance_numbers(series: CtSeries) -> list[int] | None:
+    """New numbers by position where the source's are missing or used twice; None to keep them."""
+    numbers = [number(header, "InstanceNumber") for header in series.headers]
+    if None not in numbers and len(set(numbers)) == len(numbers):
+        return None
+    return list(range(1, len(numbers) + 1))
+
+
+def _description(source: Dataset, identity: Identity) -> str:
+    described = f"{identity.series_description_prefix}{text(source, 'SeriesDescription')}"
+    printable = "".join(one if one.isprintable() and one not in "\\\ufffd" else " " for one in described)
+    return printable[:LONG_STRING].rstrip(" |")
+
+
+def _comment(provenance: Provenance) -> str:
+    reasons = f" Quality: {'; '.join(provenance.verdict_reasons)}." if provenance.verdict == "label" else ""
+    return plain_text(WARNING + reasons, SHORT_TEXT)
+
+
+def _our_equipment(identity: Identity) -> dict[str, object]:
+    return {
+        "Manufacturer": plain_text(identity.manufacturer, LONG_STRING),
+        "ManufacturerModelName": plain_text(identity.model_name, LONG_STRING),
+        "SoftwareVersions": plain_text(identity.software_version, LONG_STRING),
+        "DeviceUID": identity.device_uid,
+    }
+
+
+def contributing_equipment(
+    source: Dataset, identity: Identity, provenance: Provenance, moment: datetime
+) -> DicomSequence:
+    """The source's items in order, the scanner, then this processor (PS3.3 C.12.1.1.5)."""
+    known = [copy_elements(item, lambda tag: not tag.is_private) for item in _equipment(source)]
+    if text(source, "Manufacturer") and not any(_is_acquisition(item) for item in known):
+        scanner = copy_elements(source, lambda tag: keyword_for_tag(tag) in EQUIPMENT)
+        scanner.PurposeOfReferenceCodeSequence = _sequence(_code(*marks.ACQUISITION_EQUIPMENT))
+        known.append(scanner)
+    return DicomSequence([*known, _processor(identity, provenance, moment)])
+
+
+def _equipment(source: Dataset) -> tuple[Dataset, ...]:
+    return items(source, "ContributingEquipmentSequence")
+
+
+def _is_acquisition(item: Dataset) -> bool:
+    purposes = items(item, "PurposeOfReferenceCodeSequence")
+    return any(text(code, "CodeValue") == marks.ACQUISITION_EQUIPMENT[0] for code in purposes)
+
+
+def _processor(identity: Identity, provenance: Provenance, moment: datetime) -> Dataset:
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = _sequence(_code(*marks.PROCESSING_EQUIPMENT))
+    item.Manufacturer = plain_text(identity.manufacturer, LONG_STRING)
+    item.ManufacturerModelName = plain_text(identity.model_name, LONG_STRING)
+    item.StationName = plain_text(identity.ae_title, 16)
+    item.SoftwareVersions = [
+        plain_text(identity.software_version, LONG_STRING),
+        plain_text(f"{provenance.model_id} {provenance.model_version}", LONG_STRING),
+        plain_text(f"weights {provenance.weights_digest[:48]}", LONG_STRING),
+        plain_text(f"configuration {provenance.configuration_digest[:48]}", LONG_STRING),
+    ]
+    item.ContributionDateTime = moment.strftime("%Y%m%d%H%M%S")
+    item.ContributionDescription = derivation_text(identity, provenance)
+    return item
+
+
+def _source_image(source: Dataset) -> Dataset:
+    item = _reference(source)
+    item.SpatialLocationsPreserved = "YES"
+    item.PurposeOfReferenceCodeSequence = _sequence(_code(*SOURCE_PURPOSE))
+    return item
+
+
+def _referenced_series(source: Dataset) -> DicomSequence:
+    """Common Instance Reference (PS3.3 C.12.2): the source's other series, and the source image."""
+    series_uid = text(source, "SeriesInstanceUID")
+    others = [
+        copy_elements(item, lambda tag: not tag.is_private)
+        for item in items(source, "ReferencedSeriesSequence")
+        if text(item, "SeriesInstanceUID") != series_uid
+    ]
+    own = Dataset()
+    own.SeriesInstanceUID = series_uid
+    own.ReferencedInstanceSequence = _sequence(_reference(source))
+    return DicomSequence([own, *others])
+
+
+def _reference(source: Dataset) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = text(source, "SOPClassUID")
+    item.ReferencedSOPInstanceUID = text(source, "SOPInstanceUID")
+    return item
+
+
+def _say_lossy(image: Dataset, source: Dataset, ratio: float) -> None:
+    """Pixels that arrived lossy stay lossy, also where the source does not say so (PS3.3 C.7.6.1.1.5)."""
+    image.LossyImageCompression = "01"
+    if "LossyImageCompressionRatio" not in image:
+        image.LossyImageCompressionRatio = f"{ratio:g}"
+    if "LossyImageCompressionMethod" not in image:
+        near_lossless = text(source.file_meta, "TransferSyntaxUID") == JPEGLS_NEAR_LOSSLESS
+        image.LossyImageCompressionMethod = "ISO_14495_1" if near_lossless else "ISO_15444_1"
+
+
+def _code(value: str, scheme: str, meaning: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue = value
+    item.CodingSchemeDesignator = scheme
+    item.CodeMeaning = meaning
+    return item
+
+
+def _sequence(*values: Dataset) -> DicomSequence:
+    return DicomSequence(values)
+
+
+def _write(image: Dataset, path: Path, identity: Identity) -> None:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = UID(text(image, "SOPClassUID"))
+    meta.MediaStorageSOPInstanceUID = UID(text(image, "SOPInstanceUID"))
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    meta.SourceApplicationEntityTitle = identity.ae_title
+    file = FileDataset(str(path), image, preamble=b"\0" * 128, file_meta=meta)
+    file.set_original_encoding(False, True, image.original_character_set)
+    dcmwrite(path, file, implicit_vr=False, little_endian=True, enforce_file_format=True)

@@ -1,0 +1,223 @@
+"""The mAs of one slice: what `Exposure (0018,1152)` means on the scanner that wrote it.
+
+Five meanings are in the field: effective mAs (mA x rotation / pitch), mA x exposure time, a value scaled
+to the slice (GE: x slice thickness / total collimation, cut to an integer), the whole scan, a nominal one.
+The value is only believed where it agrees with tube current, time and pitch; every other case is flagged.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from pydicom.dataset import Dataset
+
+from dicomnode.dicom.values import UNREADABLE, finite, items, number, text, texts
+
+CURRENT_MA: Final = (5.0, 1500.0)
+ROTATION_SECONDS: Final = (0.1, 5.0)
+PITCH: Final = (0.05, 4.0)
+MAS: Final = (0.5, 5000.0)
+THICKNESS_MM: Final = (0.1, 20.0)
+AGREEMENT: Final = 0.08
+AGREEMENT_MAS: Final = 1.0
+IMPLIED_PITCH: Final = (0.3, 3.5)
+"""mA x time / Exposure where no pitch is written: outside, the two belong to different things."""
+
+SPIRAL_WORDS: Final = ("SPIRAL", "HELICAL", "HELIX")
+
+GE_TIMING: Final = "GEMS_ACQU_01"
+GE_PARAMETERS: Final = "GEMS_PARM_01"
+GE_HELIOS: Final = "GEMS_HELIOS_01"
+PHILIPS_PRIVATE: Final = "ELSCINT1"
+CANON_PRIVATE: Final = "TOSHIBA_MEC_CT3"
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """The mAs of one slice (per rotation, divided by pitch where the scan is spiral), or None, and why."""
+
+    mas: float | None
+    flags: frozenset[str]
+
+
+def read_exposure(header: Dataset) -> Exposure:
+    """The mAs of one slice from tube current, times, pitch and the Exposure attributes."""
+    flags: set[str] = set()
+    stated = _stated_mas(header, flags)
+    current = tube_current_ma(header)
+    mas = _resolve(header, stated, current, flags) if current else None
+    if current is None and stated is not None:
+        flags.add("EXPOSURE_INCONSISTENT")
+    if mas is not None and not MAS[0] <= mas <= MAS[1]:
+        flags.add("MAS_OUT_OF_RANGE")
+        mas = None
+    second = _second_tube_mas(header)
+    if mas is not None and second:
+        flags.add("SECOND_TUBE")
+        mas += second
+    return Exposure(mas, frozenset(flags))
+
+
+def is_ge(header: Dataset) -> bool:
+    """Made by GE."""
+    return text(header, "Manufacturer").upper().startswith("GE")
+
+
+def tube_current_ma(header: Dataset) -> float | None:
+    """Tube current in mA from whichever of its three attributes holds a sane value."""
+    micro = number(header, "XRayTubeCurrentInuA")
+    candidates = (
+        number(header, "XRayTubeCurrent"),
+        number(header, "XRayTubeCurrentInmA"),
+        micro / 1000 if micro is not None else None,
+    )
+    return next((value for value in candidates if _inside(value, CURRENT_MA)), None)
+
+
+def rotation_seconds(header: Dataset) -> float | None:
+    """Time of one rotation, standard attribute first, then GE's and Philips' own."""
+    candidates = (
+        number(header, "RevolutionTime"),
+        private_number(header, 0x0019, GE_TIMING, 0x27),
+        private_number(header, 0x01F1, PHILIPS_PRIVATE, 0x27),
+    )
+    for value in candidates:
+        seconds = value / 1000 if value is not None and value > 50 else value
+        if _inside(seconds, ROTATION_SECONDS):
+            return seconds
+    return None
+
+
+def spiral_pitch(header: Dataset) -> float | None:
+    """Pitch factor, standard attribute first; a 0 (topogram, sequence) counts as not written."""
+    feed, collimation = number(header, "TableFeedPerRotation"), total_collimation_mm(header)
+    candidates = (
+        number(header, "SpiralPitchFactor"),
+        private_number(header, 0x0043, GE_PARAMETERS, 0x27),
+        private_number(header, 0x01F1, PHILIPS_PRIVATE, 0x26),
+        private_number(header, 0x7005, CANON_PRIVATE, 0x23),
+        feed / collimation if feed and collimation else None,
+    )
+    return next((value for value in candidates if _inside(value, PITCH)), None)
+
+
+def total_collimation_mm(header: Dataset) -> float | None:
+    """Width of the beam at the isocentre."""
+    total = number(header, "TotalCollimationWidth")
+    if total and total > 0:
+        return total
+    rows = private_number(header, 0x0045, GE_HELIOS, 0x01)
+    width = private_number(header, 0x0045, GE_HELIOS, 0x02)
+    # GE's row width is often declared with the wrong VR and then decodes to nearly 0.
+    return rows * width if rows and width and width > 0.1 else None
+
+
+def is_spiral(header: Dataset) -> bool:
+    """A spiral scan, by acquisition type or scan options."""
+    words = " ".join((*texts(header, "AcquisitionType"), *texts(header, "ScanOptions"))).upper()
+    return any(word in words for word in SPIRAL_WORDS)
+
+
+def private_number(header: Dataset, group: int, creator: str, offset: int) -> float | None:
+    """A number in a private block, found by its creator; of a ratio (`0.984:1`, `/1.0:1`) its left side."""
+    try:
+        block = header.private_block(group, creator)
+        value = block[offset].value
+    except UNREADABLE:
+        return None
+    if isinstance(value, bytes):
+        value = value.decode("ascii", "replace")
+    return finite(str(value).strip(" \0/").partition(":")[0])
+
+
+def _stated_mas(header: Dataset, flags: set[str]) -> float | None:
+    """Exposure in mAs; the attribute in microampere seconds is checked against it, or stands in for it."""
+    stated = number(header, "Exposure") or number(header, "ExposureInmAs")
+    micro = number(header, "ExposureInuAs")
+    if not micro or micro <= 0:
+        return stated if stated and stated > 0 else None
+    if not stated or stated <= 0:
+        return micro / 1000
+    ratio = micro / 1000 / stated
+    if not (_about(ratio, 1) or _about(ratio, 0.001) or _about(ratio, 1000)):
+        flags.add("EXPOSURE_UAS_CONFLICT")
+    return stated
+
+
+def _resolve(header: Dataset, stated: float | None, current: float, flags: set[str]) -> float | None:
+    by_rotation, by_time, by_time_and_pitch = _candidates(header, current)
+    candidates = (by_rotation, by_time, by_time_and_pitch)
+    if stated is None:
+        return _computed(header, candidates, flags)
+    if any(_agrees(stated, value) for value in candidates):
+        return stated
+    if is_ge(header) or not text(header, "Manufacturer"):
+        scaled = _slice_scaled(header, stated, candidates)
+        if scaled is not None:
+            flags.add("GE_SLICE_SCALED_EXPOSURE")
+            return scaled
+        if by_rotation is not None:
+            # Current, rotation and pitch are all there: Exposure is the odd one out (the whole scan).
+            flags.add("EXPOSURE_IGNORED")
+            return by_rotation
+    no_pitch = spiral_pitch(header) is None and not is_ge(header)
+    if no_pitch and by_time and IMPLIED_PITCH[0] <= by_time / stated <= IMPLIED_PITCH[1]:
+        flags.add("PITCH_IMPLIED")
+        return stated
+    flags.add("EXPOSURE_INCONSISTENT")
+    return None
+
+
+def _candidates(header: Dataset, current: float) -> tuple[float | None, float | None, float | None]:
+    """mA x rotation / pitch, mA x time, mA x time / pitch; the last needs a pitch, a spiral's first too."""
+    rotation, pitch = rotation_seconds(header), spiral_pitch(header)
+    milliseconds = number(header, "ExposureTime") or number(header, "ExposureTimeInms")
+    by_time = current * milliseconds / 1000 if milliseconds and milliseconds > 0 else None
+    by_rotation = None
+    if rotation is not None and (pitch is not None or not is_spiral(header)):
+        by_rotation = current * rotation / (pitch or 1.0)
+    return by_rotation, by_time, by_time / pitch if by_time and pitch else None
+
+
+def _computed(
+    header: Dataset, candidates: tuple[float | None, float | None, float | None], flags: set[str]
+) -> float | None:
+    by_rotation, by_time, by_time_and_pitch = candidates
+    # Philips writes rotation / pitch as ExposureTime, the others the rotation.
+    philips = text(header, "Manufacturer").upper().startswith("PHILIPS")
+    mas = by_rotation or (by_time if philips else by_time_and_pitch)
+    if mas is None and not is_spiral(header):
+        mas = by_time
+    if mas is not None:
+        flags.add("EXPOSURE_COMPUTED")
+    return mas
+
+
+def _slice_scaled(
+    header: Dataset, stated: float, candidates: tuple[float | None, float | None, float | None]
+) -> float | None:
+    thickness, collimation = number(header, "SliceThickness"), total_collimation_mm(header)
+    if not _inside(thickness, THICKNESS_MM) or thickness is None or not collimation:
+        return None
+    by_rotation, by_time, _ = candidates
+    full = by_rotation if by_rotation is not None else by_time
+    if full is not None and _agrees(stated, full * thickness / collimation):
+        return full
+    return None
+
+
+def _second_tube_mas(header: Dataset) -> float:
+    """Dual source: the second tube's exposure adds to the dose (PS3.3 C.8.15.3.9)."""
+    sources = items(header, "CTAdditionalXRaySourceSequence")
+    return sum(number(source, "ExposureInmAs") or 0.0 for source in sources)
+
+
+def _agrees(stated: float, value: float | None) -> bool:
+    return value is not None and abs(stated - value) <= max(AGREEMENT_MAS, AGREEMENT * value)
+
+
+def _about(value: float, target: float) -> bool:
+    return abs(value / target - 1) < 0.1
+
+
+def _inside(value: float | None, limits: tuple[float, float]) -> bool:
+    return value is not None and limits[0] <= value <= limits[1]

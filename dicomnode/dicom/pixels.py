@@ -1,0 +1,261 @@
+"""Stored values, padding and Hounsfield units of single images, both ways.
+
+Everything a header claims is checked against the bytes before they are decoded.
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
+from scipy.ndimage import binary_opening
+
+from dicomnode.dicom.admission import label
+from dicomnode.dicom.codestream import JPEG2000_FAMILY, JPEG_FAMILY, frame_size
+from dicomnode.dicom.values import UNREADABLE, number, tags_of, text, value_of
+from dicomnode.errors import BrokenInstance, Undecodable
+
+NATIVE: Final = frozenset(
+    {str(ImplicitVRLittleEndian), str(ExplicitVRLittleEndian), str(ExplicitVRBigEndian)}
+)
+DECODABLE: Final = NATIVE | {str(RLELossless)} | JPEG_FAMILY | JPEG2000_FAMILY
+
+LARGEST_SIDE: Final = 4096
+AIR_HU: Final = -1000.0
+LOWEST_HU: Final = -1024.0
+"""Scanners clip at the stored value of -1024 HU; outside the reconstruction circle that means `no data`."""
+SOLID_PIXELS: Final = 5
+NO_TISSUE_HU: Final = -1900.0
+"""No kernel's air noise reaches this; fillers such as -2000, -2048 and -3024 lie below it."""
+SATURATED_HU: Final = 3071.0
+"""The top of the 12-bit scale: metal that was cut off, not measured."""
+
+StoredPixels = NDArray[np.integer]
+"""int16 or uint16, as PixelRepresentation says."""
+
+DECODER_ERRORS: Final[tuple[type[Exception], ...]] = (*UNREADABLE, RuntimeError, MemoryError)
+
+
+def check_transfer_syntax(transfer_syntax: str) -> None:
+    """:raises Undecodable: the syntax is deflated, lossy JPEG, or has no decoder here."""
+    if transfer_syntax not in DECODABLE:
+        name = UID(transfer_syntax).name if transfer_syntax else "missing"
+        raise Undecodable(
+            f"Transfer Syntax UID {transfer_syntax} ({name}) is not accepted; send the series "
+            "uncompressed or losslessly compressed"
+        )
+
+
+def check_pixel_format(header: Dataset) -> None:
+    """One 16-bit grey frame of a sane size.
+
+    :raises BrokenInstance: the image pixel attributes are missing, contradict each other or are too large.
+    """
+    sides = [_whole(header, keyword) for keyword in ("Rows", "Columns")]
+    if not all(1 <= side <= LARGEST_SIDE for side in sides):
+        raise BrokenInstance(f"{label(header)}: {sides[0]} x {sides[1]} pixels are outside 1..{LARGEST_SIDE}")
+    if (number(header, "NumberOfFrames") or 1) != 1 or (number(header, "SamplesPerPixel") or 1) != 1:
+        raise BrokenInstance(f"{label(header)}: a CT image has one frame and one sample a pixel")
+    if text(header, "PhotometricInterpretation") != "MONOCHROME2":
+        raise BrokenInstance(
+            f"{label(header)}: PhotometricInterpretation (0028,0004) "
+            f"{text(header, 'PhotometricInterpretation') or 'missing'} is not MONOCHROME2"
+        )
+    allocated, stored, high = (_whole(header, key) for key in ("BitsAllocated", "BitsStored", "HighBit"))
+    if allocated != 16 or not 8 <= stored <= 16 or high != stored - 1:
+        raise BrokenInstance(
+            f"{label(header)}: BitsAllocated/BitsStored/HighBit {allocated}/{stored}/{high} "
+            "do not fit a CT image"
+        )
+    if _whole(header, "PixelRepresentation") not in (0, 1):
+        raise BrokenInstance(f"{label(header)}: PixelRepresentation (0028,0103) must be 0 or 1")
+
+
+def is_signed(header: Dataset) -> bool:
+    """Are stored values two's complement?"""
+    return _whole(header, "PixelRepresentation") == 1
+
+
+def stored_range(header: Dataset) -> tuple[int, int]:
+    """Smallest and largest stored value that BitsStored and PixelRepresentation allow."""
+    bits = _whole(header, "BitsStored")
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if is_signed(header) else (0, 2**bits - 1)
+
+
+def decode(instance: Dataset, transfer_syntax: str) -> StoredPixels:
+    """The stored values [row, column] of one complete data set, int16 or uint16.
+
+    :raises BrokenInstance: bytes are missing or contradict the header.
+    :raises Undecodable: the decoder failed.
+    """
+    check_pixel_format(instance)
+    shape = (_whole(instance, "Rows"), _whole(instance, "Columns"))
+    _check_bytes(instance, transfer_syntax, shape)
+    try:
+        decoded = instance.pixel_array
+    except DECODER_ERRORS as error:
+        raise Undecodable(
+            f"{label(instance)}: {UID(transfer_syntax).name} pixel data cannot be decoded "
+            f"({type(error).__name__})"
+        ) from error
+    if decoded.shape != shape:
+        raise BrokenInstance(f"{label(instance)}: decoded to {decoded.shape}, the header says {shape}")
+    kind = np.int16 if is_signed(instance) else np.uint16
+    pixels: StoredPixels = np.ascontiguousarray(decoded).astype(kind)
+    if transfer_syntax in NATIVE:
+        _check_high_bits(instance, pixels, transfer_syntax)
+    return pixels
+
+
+def padding_values(header: Dataset) -> tuple[int, int] | None:
+    """Smallest and largest stored value that mean `no pixel` (0028,0120-0121), or None.
+
+    A value written with the wrong sign (63536 for -2000) is understood.
+    """
+    first = number(header, "PixelPaddingValue")
+    if first is None:
+        return None
+    last = number(header, "PixelPaddingRangeLimit")
+    ends = [_wrapped(int(end), is_signed(header)) for end in (first, first if last is None else last)]
+    return min(ends), max(ends)
+
+
+def to_hounsfield(header: Dataset, stored: StoredPixels) -> NDArray[np.float32]:
+    """HU = stored * RescaleSlope + RescaleIntercept, float32 in the shape of `stored`."""
+    slope, intercept = rescale(header)
+    return (stored.astype(np.float64) * slope + intercept).astype(np.float32)
+
+
+def to_stored(header: Dataset, hounsfield: NDArray[np.float32]) -> StoredPixels:
+    """The nearest stored values, clipped to what BitsStored holds before the cast.
+
+    Exact to half a rescale slope inside that range; NaN becomes the smallest value.
+    """
+    slope, intercept = rescale(header)
+    low, high = stored_range(header)
+    steps = np.rint(
+        (np.nan_to_num(hounsfield.astype(np.float64), nan=low * slope + intercept) - intercept) / slope
+    )
+    kind = np.int16 if is_signed(header) else np.uint16
+    clipped: StoredPixels = np.clip(steps, low, high).astype(kind)
+    return clipped
+
+
+def rescale(header: Dataset) -> tuple[float, float]:
+    """(slope, intercept); the admission rules have made sure that both can be read."""
+    slope, intercept = number(header, "RescaleSlope"), number(header, "RescaleIntercept")
+    if slope is None or intercept is None or slope <= 0:
+        raise BrokenInstance(f"{label(header)}: no usable RescaleSlope and RescaleIntercept")
+    return slope, intercept
+
+
+def padding_mask(
+    header: Dataset, stored: StoredPixels, hounsfield: NDArray[np.float32], pixel_spacing_mm: float
+) -> NDArray[np.bool_]:
+    """Where an image [row, column] holds no measured value.
+
+    The padding value or range; solid areas at the scale's floor outside the reconstruction circle (single
+    pixels there are air noise that was clipped); anything no tissue, air noise or kernel can produce.
+    """
+    mask: NDArray[np.bool_] = hounsfield <= NO_TISSUE_HU
+    declared = padding_values(header)
+    if declared is not None:
+        mask |= (stored >= declared[0]) & (stored <= declared[1])
+    floor = hounsfield <= LOWEST_HU
+    if floor.any():
+        solid = binary_opening(floor, np.ones((SOLID_PIXELS, SOLID_PIXELS)))
+        mask |= solid & _outside_field(header, stored.shape, pixel_spacing_mm)
+    return mask
+
+
+def restore(
+    header: Dataset, derived: StoredPixels, source: StoredPixels, padding: NDArray[np.bool_] | None
+) -> StoredPixels:
+    """`derived` with everything that was not measured as it was in `source`.
+
+    Padding and saturated pixels come back bit for bit; no measured pixel keeps a padding value (PS3.3
+    C.7.6.3.1.1: the attribute is only present where the value means padding): it moves by one step.
+    """
+    result = derived.copy()
+    low, high = stored_range(header)
+    declared = padding_values(header)
+    if declared is not None:
+        inside = (result >= declared[0]) & (result <= declared[1])
+        result[inside] = declared[1] + 1 if declared[1] + 1 <= high else max(declared[0] - 1, low)
+    slope, intercept = rescale(header)
+    keep = (source >= high) | (source.astype(np.float64) * slope + intercept >= SATURATED_HU)
+    if padding is not None:
+        keep |= padding
+    result[keep] = source[keep]
+    return result
+
+
+def _whole(header: Dataset, keyword: str) -> int:
+    value = number(header, keyword)
+    return -1 if value is None else int(value)
+
+
+def _wrapped(value: int, signed: bool) -> int:
+    value &= 0xFFFF
+    return value - 0x10000 if signed and value > 0x7FFF else value
+
+
+def _check_bytes(instance: Dataset, transfer_syntax: str, shape: tuple[int, int]) -> None:
+    pixel_data = value_of(instance, "PixelData")
+    if not isinstance(pixel_data, bytes) or not pixel_data:
+        raise BrokenInstance(f"{label(instance)} has no Pixel Data (7FE0,0010)")
+    if transfer_syntax in NATIVE:
+        expected = 2 * shape[0] * shape[1]
+        if not expected <= len(pixel_data) < 2 * expected:
+            raise BrokenInstance(
+                f"{label(instance)}: Pixel Data hold {len(pixel_data)} bytes, {shape[0]} x {shape[1]} "
+                f"pixels need {expected}"
+            )
+        return
+    try:
+        codestream = get_frame(pixel_data, 0, number_of_frames=1)
+    except DECODER_ERRORS as error:
+        raise BrokenInstance(f"{label(instance)}: the compressed fragments are damaged or cut off") from error
+    size = frame_size(codestream, transfer_syntax)
+    if size is None:
+        return
+    if (size.rows, size.columns) != shape or size.components != 1 or size.bits > 16:
+        raise BrokenInstance(
+            f"{label(instance)}: the codestream is {size.rows} x {size.columns}, "
+            f"{size.components} components, {size.bits} bits; "
+            f"the header says {shape[0]} x {shape[1]}, 1 component"
+        )
+
+
+def _check_high_bits(instance: Dataset, pixels: StoredPixels, transfer_syntax: str) -> None:
+    """Unused high bits may hold an embedded overlay (masked by the decoder), but no pixel values."""
+    if _whole(instance, "BitsStored") == 16 or _has_embedded_overlay(instance):
+        return
+    order = ">" if transfer_syntax == ExplicitVRBigEndian else "<"
+    raw = np.frombuffer(instance["PixelData"].value, f"{order}u2", count=pixels.size)
+    if not np.array_equal(raw.astype(pixels.dtype), pixels.ravel()):
+        raise BrokenInstance(
+            f"{label(instance)}: pixel values need more bits than BitsStored (0028,0101) says"
+        )
+
+
+def _has_embedded_overlay(instance: Dataset) -> bool:
+    groups = {tag.group for tag in tags_of(instance) if tag.group & 0xFF01 == 0x6000}
+    return any((group, 0x3000) not in instance for group in groups)
+
+
+def _outside_field(header: Dataset, shape: tuple[int, ...], pixel_spacing_mm: float) -> NDArray[np.bool_]:
+    diameter_mm = number(header, "ReconstructionDiameter")
+    radius = (diameter_mm / pixel_spacing_mm if diameter_mm and diameter_mm > 0 else min(shape)) / 2 - 1
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    distance = np.hypot(y - (shape[0] - 1) / 2, x - (shape[1] - 1) / 2)
+    outside: NDArray[np.bool_] = distance > radius
+    return outside

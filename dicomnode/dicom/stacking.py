@@ -1,0 +1,170 @@
+"""Where the slices of a series lie: planes, their order, gaps and tilt.
+
+Positions come from ImagePositionPatient and ImageOrientationPatient alone (PS3.3 C.7.6.2.1.1), never from
+SliceLocation or InstanceNumber.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from dicomnode.dicom.admission import label
+from dicomnode.dicom.values import number, numbers
+from dicomnode.errors import DuplicatePosition, GapInSeries, NotAxial, UnsupportedGeometry
+
+UNIT_TOLERANCE: Final = 1e-3
+SQUARE_TOLERANCE: Final = 1e-3
+TILT_TOLERANCE_DEG: Final = 0.5
+"""Largest angle between the slice normal and the stacking direction."""
+OBLIQUE_TOLERANCE_DEG: Final = 2.0
+"""Largest angle between the slice normal and the patient's long axis: acquired planes are not oblique."""
+AXIAL_LIMIT_DEG: Final = 45.0
+SPACING_TOLERANCE_MM: Final = 0.1
+"""Positions are often written with one decimal."""
+SPACING_TOLERANCE: Final = 0.1
+SAME_POSITION: Final = 0.1
+"""Closer than this share of the median step counts as the same place."""
+NAMED_POSITIONS: Final = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """One slice in patient space (LPS, mm). `normal` points to the head."""
+
+    position_mm: NDArray[np.float64]
+    normal: NDArray[np.float64]
+    pixel_spacing_mm: tuple[float, float]
+    thickness_mm: float | None
+
+    @property
+    def height_mm(self) -> float:
+        """Position along the normal."""
+        return float(self.position_mm @ self.normal)
+
+
+def read_plane(header: Dataset) -> Plane:
+    """The plane of one image.
+
+    :raises UnsupportedGeometry: an attribute is missing or unusable, or pixels are not square.
+    """
+    position = _vector(header, "ImagePositionPatient", 3)
+    orientation = _vector(header, "ImageOrientationPatient", 6)
+    row, column = orientation[:3], orientation[3:]
+    lengths = np.array([np.linalg.norm(row), np.linalg.norm(column)])
+    if np.any(np.abs(lengths - 1) > UNIT_TOLERANCE) or abs(float(row @ column)) > UNIT_TOLERANCE:
+        raise UnsupportedGeometry(
+            f"{label(header)}: ImageOrientationPatient (0020,0037) does not hold two unit "
+            "vectors at right angles"
+        )
+    normal = np.cross(row, column)
+    normal /= np.linalg.norm(normal)
+    spacing = _vector(header, "PixelSpacing", 2)
+    if np.any(spacing <= 0):
+        raise UnsupportedGeometry(f"{label(header)}: PixelSpacing (0028,0030) must be above 0")
+    if abs(spacing[0] - spacing[1]) > SQUARE_TOLERANCE * spacing[0]:
+        raise UnsupportedGeometry(
+            f"{label(header)}: pixels are not square ({spacing[0]:g} x {spacing[1]:g} mm)"
+        )
+    thickness = number(header, "SliceThickness")
+    return Plane(
+        position,
+        normal if normal[2] >= 0 else -normal,
+        (float(spacing[0]), float(spacing[1])),
+        thickness if thickness is not None and thickness > 0 else None,
+    )
+
+
+def check_axial(plane: Plane, header: Dataset) -> None:
+    """The plane is across the patient's long axis.
+
+    :raises NotAxial: sagittal or coronal. :raises UnsupportedGeometry: tilted gantry or oblique reformat.
+    """
+    angle = _degrees_between(plane.normal, np.array([0.0, 0.0, 1.0]))
+    if angle > AXIAL_LIMIT_DEG:
+        raise NotAxial(
+            f"{label(header)} is not a cross-section: its normal is {angle:.0f} degrees off the long axis"
+        )
+    if angle > OBLIQUE_TOLERANCE_DEG:
+        raise UnsupportedGeometry(
+            f"{label(header)} is tilted by {angle:.1f} degrees (gantry tilt or oblique reformat); "
+            "only planes across the long axis are enhanced"
+        )
+
+
+def stack(planes: Sequence[Plane]) -> tuple[list[int], float | None]:
+    """The order of the slices from feet to head, and their spacing in mm (None for a single slice).
+
+    :raises DuplicatePosition, GapInSeries, UnsupportedGeometry: the slices do not close to one even stack.
+    """
+    order = sorted(range(len(planes)), key=lambda index: planes[index].height_mm)
+    if len(order) == 1:
+        return order, None
+    heights = np.array([planes[index].height_mm for index in order])
+    steps = np.diff(heights)
+    spacing = float(np.median(steps))
+    _check_duplicates(heights, steps, spacing)
+    _check_gaps(heights, steps, spacing)
+    _check_straight([planes[index] for index in order], steps)
+    return order, float((heights[-1] - heights[0]) / len(steps))
+
+
+def _check_duplicates(heights: NDArray[np.float64], steps: NDArray[np.float64], spacing: float) -> None:
+    same = np.flatnonzero(steps <= max(SAME_POSITION * spacing, 1e-3))
+    if same.size:
+        raise DuplicatePosition(
+            f"{same.size} positions hold more than one image: {_listed(heights[same])} mm; split phases or "
+            "remove the copies"
+        )
+
+
+def _check_gaps(heights: NDArray[np.float64], steps: NDArray[np.float64], spacing: float) -> None:
+    tolerance = min(max(SPACING_TOLERANCE_MM, SPACING_TOLERANCE * spacing), 0.45 * spacing)
+    uneven = np.flatnonzero(np.abs(steps - spacing) > tolerance)
+    missing = [
+        float(heights[at] + part * spacing)
+        for at in uneven
+        for part in range(1, int(min(round(steps[at] / spacing), 10_000)))
+    ]
+    if missing:
+        raise GapInSeries(
+            f"{len(missing)} positions are missing at {_listed(missing)} mm (spacing {spacing:.3g} mm); "
+            "send the series again when it is complete"
+        )
+    if uneven.size:
+        raise UnsupportedGeometry(
+            f"the spacing is not even: {_listed(steps[uneven])} mm where the median is {spacing:.4g} mm"
+        )
+
+
+def _check_straight(planes: Sequence[Plane], steps: NDArray[np.float64]) -> None:
+    for before, after, step in zip(planes[:-1], planes[1:], steps, strict=True):
+        shift = after.position_mm - before.position_mm
+        angle = _degrees_between(shift, before.normal)
+        sideways = float(np.linalg.norm(shift - step * before.normal))
+        if angle > TILT_TOLERANCE_DEG and sideways > 0.05:
+            raise UnsupportedGeometry(
+                f"the slices are sheared by {angle:.1f} degrees at {before.height_mm:.1f} mm (gantry tilt "
+                "or a shift between images): the stacking direction must be the slice normal"
+            )
+
+
+def _vector(header: Dataset, keyword: str, length: int) -> NDArray[np.float64]:
+    values = numbers(header, keyword)
+    if len(values) != length:
+        raise UnsupportedGeometry(f"{label(header)}: {keyword} is missing or does not hold {length} numbers")
+    return np.array(values, dtype=np.float64)
+
+
+def _degrees_between(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    cosine = float(one @ other) / (float(np.linalg.norm(one)) * float(np.linalg.norm(other)))
+    return math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
+
+
+def _listed(values: Sequence[float] | NDArray[np.float64]) -> str:
+    named = ", ".join(f"{value:.2f}" for value in list(values)[:NAMED_POSITIONS])
+    return named if len(values) <= NAMED_POSITIONS else f"{named} and {len(values) - NAMED_POSITIONS} more"

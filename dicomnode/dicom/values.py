@@ -1,0 +1,94 @@
+"""Tolerant reading of single values from headers that other software wrote.
+
+Real headers hold text in numbers, decimals in integers, empty strings and wrong lengths. Nothing here
+raises for them: what cannot be read is `None` or empty, and the caller decides what that means.
+"""
+
+import math
+import struct
+from collections.abc import Iterable
+from typing import Final
+
+from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence as DicomSequence
+from pydicom.tag import BaseTag
+
+UNREADABLE: Final[tuple[type[Exception], ...]] = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    NotImplementedError,
+    OverflowError,
+    RecursionError,
+    OSError,
+    EOFError,
+    struct.error,
+    InvalidDicomError,
+    BytesLengthException,
+)
+"""What pydicom raises while it turns bytes that other software wrote into values."""
+
+
+def value_of(header: Dataset, keyword: str) -> object:
+    """The value of an element, or None where it is absent, empty or cannot be read."""
+    try:
+        return header.get(keyword)
+    except UNREADABLE:
+        return None
+
+
+def texts(header: Dataset, keyword: str) -> tuple[str, ...]:
+    """All values of an element as stripped text; empty tuple where absent or empty."""
+    value = value_of(header, keyword)
+    if value is None:
+        return ()
+    many: Iterable[object] = value if isinstance(value, MultiValue | list | tuple) else (value,)
+    found = tuple(str(one).strip(" \0") for one in many if one is not None)
+    return found if any(found) else ()
+
+
+def text(header: Dataset, keyword: str) -> str:
+    """The element as one stripped text, values joined by a backslash; empty where absent."""
+    return "\\".join(texts(header, keyword))
+
+
+def numbers(header: Dataset, keyword: str) -> tuple[float, ...]:
+    """All values of an element as finite numbers; empty tuple if any of them is not one."""
+    found = tuple(finite(one) for one in texts(header, keyword))
+    return () if None in found else tuple(one for one in found if one is not None)
+
+
+def number(header: Dataset, keyword: str) -> float | None:
+    """The first value of an element as a finite number, or None."""
+    found = numbers(header, keyword)
+    return found[0] if found else None
+
+
+def finite(value: object) -> float | None:
+    """A finite float from a number or its text, or None."""
+    try:
+        found = float(str(value))
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+def tags_of(header: Dataset) -> tuple[BaseTag, ...]:
+    """The tags of a data set; going over the data set itself would convert every element."""
+    return tuple(header.keys())
+
+
+def items(header: Dataset, keyword: str) -> tuple[Dataset, ...]:
+    """The items of a sequence; empty tuple where absent or unreadable."""
+    value = value_of(header, keyword)
+    return tuple(value) if isinstance(value, DicomSequence) else ()
+
+
+def code_of(header: Dataset, keyword: str) -> tuple[str, str]:
+    """(code value, coding scheme designator) of a code sequence's first item; empty where absent."""
+    for item in items(header, keyword):
+        return text(item, "CodeValue"), text(item, "CodingSchemeDesignator")
+    return "", ""

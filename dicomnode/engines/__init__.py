@@ -1,0 +1,1 @@
+"""Engines: tensors and photons in, better tensors out. No DICOM, no settings."""

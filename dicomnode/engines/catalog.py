@@ -1,0 +1,45 @@
+"""From a model's id to an engine ready to work."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from dicomnode.engines.model_card import Network, checked_weights, load_card
+from dicomnode.engines.need.engine import NeedEngine
+from dicomnode.engines.unet import UNet
+from dicomnode.errors import ModelError
+
+
+def load_engine(
+    models_folder: Path, model_id: str, device: str = "auto", threads: int | None = None
+) -> NeedEngine:
+    """Load a model and check its digests. `device`: auto, cpu or cuda. Raises ModelError, WeightsMismatch."""
+    folder = models_folder / model_id
+    card = load_card(folder)
+    place = _device(device)
+    if threads:
+        torch.set_num_threads(threads)
+    networks = [
+        _network(folder, part).to(place, memory_format=torch.channels_last)
+        for part in (card.projection, card.image)
+    ]
+    return NeedEngine(card, networks[0], networks[1], place)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError("engine.device is cuda but torch sees no GPU: set it to auto or cpu")
+    return torch.device(name)
+
+
+def _network(folder: Path, part: Network) -> UNet:
+    network = UNet(part.shape)
+    weights = {name: tensor.float() for name, tensor in load_file(checked_weights(folder, part)).items()}
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelError(f"{folder / part.file} does not fit the shape its card gives: {error}") from error
+    return network.eval().requires_grad_(False)

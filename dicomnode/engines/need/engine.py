@@ -1,0 +1,69 @@
+"""The engine NEED, image mode: three verbs over two networks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dicomnode.engines.model_card import ModelCard
+from dicomnode.engines.need import dgdiff, spdiff
+from dicomnode.engines.start_step import PhotonSchedule, SliceFacts, StartStep, match
+from dicomnode.engines.unet import UNet
+from dicomnode.physics.geometry import ParallelBeam
+
+
+@dataclass(frozen=True, eq=False)
+class NeedEngine:
+    """Networks on a device, with the card they came with."""
+
+    card: ModelCard
+    projection: UNet
+    image: UNet
+    device: torch.device
+
+    @property
+    def schedule(self) -> PhotonSchedule:
+        s = self.card.schedule
+        return PhotonSchedule(s.most_photons, s.least_photons, s.steps)
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 over all weights, hexadecimal."""
+        return self.card.weights_digest
+
+    def beam(self, side_px: int) -> ParallelBeam:
+        """The virtual scanner for slices of this matrix."""
+        return self.card.beam.build().for_side(side_px)
+
+    def match(self, facts: SliceFacts) -> StartStep:
+        """Dose and noise of a slice -> its start step. DoseUnknown where neither can be had."""
+        return match(facts, self.schedule)
+
+    @torch.inference_mode()
+    def clean(
+        self,
+        sinograms: Tensor,
+        starts: Sequence[StartStep],
+        pixel_mm: float,
+        rng: torch.Generator | None = None,
+    ) -> Tensor:
+        """Projections at normal dose: attenuation [slice, view, detector] in and out."""
+        passes = self.card.projection_passes
+        return torch.cat(
+            [
+                spdiff.clean(self.projection, s[None], start, self.schedule, passes, pixel_mm, rng)
+                for s, start in zip(sinograms, starts, strict=True)
+            ]
+        )
+
+    @torch.inference_mode()
+    def refine(self, prior: Tensor, low_dose: Tensor, starts: Sequence[StartStep]) -> Tensor:
+        """Slices at normal dose: HU [slice, row, column] in and out."""
+        passes = self.card.image_passes
+        return torch.cat(
+            [
+                dgdiff.refine(self.image, p[None], x[None], start, self.schedule, passes)
+                for p, x, start in zip(prior, low_dose, starts, strict=True)
+            ]
+        )

@@ -1,0 +1,295 @@
+"""What is known of one job: the record on disk that status, demo and recovery all read.
+
+    work/<job id>/order.json     written once, before the job is queued: which files, which pipeline
+    work/<job id>/job.json       where the job stands; replaced whole at every change of station
+
+The records do not need the workflow database: a lost database is rebuilt from them at the next start.
+UIDs stand in the records (they are in the spool, mode 0600) and never in a log line.
+"""
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from dicomnode.errors import SpoolError
+from dicomnode.journey.order import Order, encode_record, known, read_order, read_record
+from dicomnode.spool import Spool
+
+Status = Literal[
+    "queued",  # waits for its turn
+    "working",  # between assemble and write
+    "waiting",  # stopped by something that may pass (disk full); goes on by itself
+    "sending",  # the result is written; at least one destination has not had all of it
+    "done",  # every destination has all of it
+    "undelivered",  # at least one destination refused or did not answer until it was given up
+    "refused",  # the series is kept and not enhanced: `rule` says why
+    "held",  # enhanced, judged, and kept here: `reason` says why
+    "failed",  # an error of ours: `reason` says which; `dicomnode retry` starts it again
+    "ignored",  # our own result came back
+    "superseded",  # more images of the series came before this result left
+]
+Station = Literal["assemble", "dose", "measure", "match", "reconstruct", "judge", "write", "deliver"]
+Parcel = Literal["waiting", "sending", "delivered", "refused", "gave-up"]
+
+FINAL: Final = frozenset({"done", "undelivered", "refused", "held", "failed", "ignored", "superseded"})
+ARRIVED: Final = frozenset({"delivered", "refused", "gave-up"})
+_PROGRESS_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True)
+class DestinationState:
+    """How far the result has come at one destination; `sent` and `total` count images and report."""
+
+    name: str
+    state: Parcel = "waiting"
+    sent: int = 0
+    total: int = 0
+    attempts: int = 0
+    reason: str | None = None
+    first_attempt_at: str | None = None
+    next_attempt_at: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Where a job stands. `done` of `total` slices at `part` of the present station; 0 of 0: not counted."""
+
+    job_id: str
+    status: Status = "queued"
+    station: Station | None = None
+    done: int = 0
+    total: int = 0
+    part: str | None = None
+    rule: str | None = None
+    reason: str | None = None
+    instances: int = 0
+    generation: int = 0
+    run: int = 1
+    source_series_uid: str = ""
+    derived_series_uid: str | None = None
+    verdict: str | None = None
+    starts: Mapping[str, int] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    destinations: tuple[DestinationState, ...] = ()
+    received_at: str | None = None
+    queued_at: str | None = None
+    updated_at: str | None = None
+    finished_at: str | None = None
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing more will happen to it by itself."""
+        return self.status in FINAL
+
+    def destination(self, name: str) -> DestinationState | None:
+        """How far the result has come at one destination, or None before it was written."""
+        return next((state for state in self.destinations if state.name == name), None)
+
+    @property
+    def shown_series(self) -> str:
+        """The source series, as it may stand in a log: 12 digits of its hash."""
+        return hashlib.sha256(self.source_series_uid.encode()).hexdigest()[:12]
+
+
+Observer = Callable[[Job], None]
+"""Called after every change of a job, in the thread that made it; it must be quick and not raise."""
+
+
+def read_jobs(spool_root: Path) -> list[Job]:
+    """Return every job in a spool, oldest first, without owning the spool. Raises SpoolError."""
+    jobs = [_read_job(path) for path in (spool_root / "work").glob("*/job.json")]
+    return sorted(jobs, key=lambda job: (job.queued_at or "", job.job_id))
+
+
+# --- how a record changes -----------------------------------------------------------------
+
+
+def passed(job: Job, station: Station, found: Mapping[str, Any]) -> Job:
+    """After a station: how long it took, and what of its findings people ask for first."""
+    return replace(
+        job,
+        starts={},
+        seconds={**job.seconds, station: found["seconds"]},
+        verdict=found.get("verdict", job.verdict),
+        derived_series_uid=found.get("derived_series_uid", job.derived_series_uid),
+    )
+
+
+def fresh_run(job: Job) -> Job:
+    """A job that starts again: an operator asked for it."""
+    return replace(
+        job,
+        status="queued",
+        station=None,
+        rule=None,
+        reason=None,
+        starts={},
+        run=job.run + 1,
+        finished_at=None,
+    )
+
+
+def fresh_deliveries(job: Job) -> Job:
+    """A written result that is offered again where it has not arrived."""
+    states = tuple(
+        state
+        if state.state == "delivered"
+        else replace(state, state="waiting", reason=None, first_attempt_at=None, next_attempt_at=None)
+        for state in job.destinations
+    )
+    return replace(job, status="sending", reason=None, destinations=states, finished_at=None)
+
+
+def sending(job: Job, names: Iterable[str]) -> Job:
+    """A job whose result is written, with the destinations that get it; ended at once if there are none."""
+    if job.final:
+        return job
+    states = tuple(job.destination(name) or DestinationState(name) for name in names)
+    return _settled(
+        replace(job, status="sending", station="deliver", part=None, done=0, total=0, destinations=states)
+    )
+
+
+def with_destination(job: Job, state: DestinationState) -> Job:
+    """A job after something happened at one destination."""
+    states = tuple(state if known.name == state.name else known for known in job.destinations)
+    return _settled(replace(job, destinations=states))
+
+
+def _settled(job: Job) -> Job:
+    """A job has ended when nothing more will happen at any destination."""
+    if any(state.state not in ARRIVED for state in job.destinations):
+        return job
+    lost = [f"{state.name}: {state.reason}" for state in job.destinations if state.state != "delivered"]
+    if lost:
+        return replace(job, status="undelivered", reason="; ".join(lost))
+    return replace(job, status="done", reason=None)
+
+
+# --- the book ------------------------------------------------------------------------------
+
+
+class JobBook:
+    """The jobs of one spool, written by one process."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        observe: Observer | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._spool = spool
+        # Records are small and tell what is wrong: they may use the reserve that keeps images out.
+        self.records = Spool(spool.root, reserve_bytes=0)
+        self._observe = observe
+        self.clock = clock
+        self._guard = threading.RLock()
+        self._live: dict[str, Job] = {}
+        self._saved_at: dict[str, float] = {}
+        self._of_series: dict[str, dict[str, int]] = {}
+        for order in self.orders():
+            self._index(order)
+
+    # --- orders ---------------------------------------------------------------------------
+
+    def orders(self) -> Iterator[Order]:
+        """Yield the order of every job folder that has one."""
+        for folder in sorted(self._spool.work.iterdir()):
+            if (folder / "order.json").exists():
+                yield read_order(folder)
+
+    def place(self, order: Order) -> Job:
+        """Record a job durably: first what it is about, then where it stands. A known one stays as it is."""
+        folder = self._spool.work_folder(order.job_id)
+        with self._guard:
+            if not (folder / "order.json").exists():
+                self.records.write_durably(folder / "order.json", encode_record(order))
+            self._index(order)
+            if (folder / "job.json").exists():
+                return self.job(order.job_id)
+            job = Job(
+                job_id=order.job_id,
+                instances=len(order.files),
+                generation=order.generation,
+                source_series_uid=order.series_uid,
+                received_at=order.ordered_at,
+                queued_at=self.now(),
+            )
+            return self._store(job, durable=True)
+
+    def latest(self, series_key: str) -> Order | None:
+        """Return the order of the newest generation of a series, or None."""
+        with self._guard:
+            jobs = self._of_series.get(series_key)
+            if not jobs:
+                return None
+            newest = max(jobs, key=lambda job_id: (jobs[job_id], job_id))
+        return self.order(newest)
+
+    def superseded(self, order: Order) -> bool:
+        """Whether a later generation of the same series has been ordered."""
+        with self._guard:
+            return any(number > order.generation for number in self._of_series[order.series_key].values())
+
+    def order(self, job_id: str) -> Order:
+        """Return what a job is about."""
+        return read_order(self._spool.work_folder(job_id))
+
+    def _index(self, order: Order) -> None:
+        self._of_series.setdefault(order.series_key, {})[order.job_id] = order.generation
+
+    # --- where they stand -----------------------------------------------------------------
+
+    def job(self, job_id: str) -> Job:
+        """Return where a job stands."""
+        with self._guard:
+            live = self._live.get(job_id)
+            return live or _read_job(self._spool.work_folder(job_id) / "job.json")
+
+    def jobs(self) -> list[Job]:
+        """Return every job, oldest first; the live ones with their latest progress."""
+        with self._guard:
+            return [self._live.get(job.job_id, job) for job in read_jobs(self._spool.root)]
+
+    def now(self) -> str:
+        """The time as it is recorded: ISO 8601, UTC."""
+        return self.clock().isoformat(timespec="milliseconds")
+
+    def update(self, job_id: str, change: Callable[[Job], Job], durable: bool = True) -> Job:
+        """Change a record and return it; on the disk at once if `durable`, else once a second."""
+        with self._guard:
+            before = self.job(job_id)
+            after = change(before)
+            if after.final and not before.final:
+                after = replace(after, finished_at=self.now())
+            return self._store(after, durable or after.final)
+
+    def _store(self, job: Job, durable: bool) -> Job:
+        job = replace(job, updated_at=self.now())
+        due = time.monotonic() - self._saved_at.get(job.job_id, 0.0) >= _PROGRESS_SECONDS
+        if durable or due:
+            self.records.write_durably(self._spool.work_folder(job.job_id) / "job.json", encode_record(job))
+            self._saved_at[job.job_id] = time.monotonic()
+        if job.final:
+            self._live.pop(job.job_id, None)
+            self._saved_at.pop(job.job_id, None)
+        else:
+            self._live[job.job_id] = job
+        if self._observe is not None:
+            self._observe(job)
+        return job
+
+
+def _read_job(path: Path) -> Job:
+    values = read_record(path)
+    try:
+        told = values.pop("destinations")
+        states = tuple(DestinationState(**known(state, DestinationState)) for state in told)
+        return Job(**known(values, Job), destinations=states)
+    except (KeyError, TypeError) as error:
+        raise SpoolError(f"{path}: is not the record of a job ({error}); move it out of the spool") from error

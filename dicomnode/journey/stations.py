@@ -1,0 +1,340 @@
+"""The stations of a series between its arrival and its delivery: the one place where DICOM and physics meet.
+
+    assemble -> dose -> measure -> match -> reconstruct -> judge -> write
+
+Each station reads what the ones before it left under work/<job id>/, does one thing, and leaves
+`<station>.json` there as its last act: a station whose file is there has been passed.
+What a station writes depends on nothing but the images, the model and the configuration.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from statistics import fmean, median_low
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import dcmread
+
+from dicomnode.dicom.derived import derived_series_uid, write_derived
+from dicomnode.dicom.dose import DoseReading, read_dose, ssde_mgy
+from dicomnode.dicom.provenance import Identity, Provenance, pipeline_digest
+from dicomnode.dicom.report import write_report
+from dicomnode.dicom.series import CtSeries, read_series
+from dicomnode.engines.enhance import enhance
+from dicomnode.engines.need.engine import NeedEngine
+from dicomnode.engines.start_step import SliceFacts, StartStep
+from dicomnode.errors import DoseUnknown, HeldByQuality
+from dicomnode.journey.delivery import MANIFEST, OUTGOING, Manifest, Parcel
+from dicomnode.journey.job import Station
+from dicomnode.journey.matching import slice_facts
+from dicomnode.journey.order import Order
+from dicomnode.quality import Limits, judge
+from dicomnode.settings import Settings
+from dicomnode.spool import Spool
+
+STATIONS: Final[tuple[Station, ...]] = (
+    "assemble",
+    "dose",
+    "measure",
+    "match",
+    "reconstruct",
+    "judge",
+    "write",
+)
+_ENHANCED: Final = "enhanced.npy"
+_MAKING: Final = "outgoing.making"
+
+OnSlice = Callable[[str, int, int], None]
+"""Told (part of the station, slices done, slices in all); may raise to break the station off."""
+ImageType2 = Literal["PRIMARY", "SECONDARY"]
+
+
+class Stations:
+    """The stations of one node. Not for several threads: it holds the series it is working on."""
+
+    def __init__(self, settings: Settings, spool: Spool, engine: NeedEngine) -> None:
+        self._settings = settings
+        self._spool = spool
+        self._engine = engine
+        self._held: tuple[str, CtSeries] | None = None
+        self.configuration_digest = _configuration_digest(settings)
+        card = engine.card
+        self.pipeline_digest = pipeline_digest(
+            card.id, card.version, engine.weights_digest, self.configuration_digest
+        )
+
+    def visit(self, station: Station, order: Order, on_slice: OnSlice) -> Mapping[str, object]:
+        """Pass a station, or read what it found before. Raises SeriesRefused and other DicomnodeError."""
+        folder = self._spool.work_folder(order.job_id)
+        mark = folder / f"{station}.json"
+        if not mark.exists():
+            began = time.monotonic()
+            found = dict(self._do(station, order, folder, on_slice))
+            found["seconds"] = round(time.monotonic() - began, 3)
+            self._spool.write_durably(mark, (json.dumps(found, indent=1) + "\n").encode())
+        return _read(mark)
+
+    def _do(self, station: Station, order: Order, folder: Path, on_slice: OnSlice) -> Mapping[str, object]:
+        if station == "assemble":
+            return self._assemble(order)
+        if station == "dose":
+            return asdict(read_dose(self._series(order).headers))
+        if station == "measure":
+            return self._measure(order, folder)
+        if station == "match":
+            return self._match(folder)
+        if station == "reconstruct":
+            return self._reconstruct(order, folder, on_slice)
+        if station == "judge":
+            return self._judge(order, folder)
+        return self._write(order, folder)
+
+    def can_continue(self, order: Order) -> bool:
+        """Whether the pipeline that the job was ordered with is the present one, or is needed no more."""
+        made = self._spool.work_folder(order.job_id) / "reconstruct.json"
+        return order.pipeline_digest == self.pipeline_digest or made.exists()
+
+    def forget(self) -> None:
+        """Let go of the pixels in memory."""
+        self._held = None
+
+    # --- the stations -----------------------------------------------------------------------
+
+    def _series(self, order: Order) -> CtSeries:
+        """The series in memory; read again after a crash, with the same result."""
+        if self._held is None or self._held[0] != order.job_id:
+            folder = self._spool.series_folder(order.series_uid)
+            self._held = order.job_id, read_series([folder / name for name in order.files])
+        return self._held[1]
+
+    def _assemble(self, order: Order) -> Mapping[str, object]:
+        self.forget()
+        series = self._series(order)
+        return {
+            "slices": series.slices,
+            "shape": list(series.hounsfield.shape),
+            "pixel_spacing_mm": list(series.pixel_spacing_mm),
+            "slice_spacing_mm": series.slice_spacing_mm,
+            "slice_thickness_mm": series.slice_thickness_mm,
+            "content_digest": series.content_digest,
+        }
+
+    def _measure(self, order: Order, folder: Path) -> Mapping[str, object]:
+        """Size, dose and noise of every slice, as the engine will be told."""
+        return {"slices": [asdict(facts) for facts in slice_facts(self._series(order), _dose(folder))]}
+
+    def _match(self, folder: Path) -> Mapping[str, object]:
+        """A start step a slice; DoseUnknown where a slice tells neither dose nor noise."""
+        facts = _facts(folder)
+        if self._settings.dose.without_dose == "refuse" and any(one.ctdivol_mgy is None for one in facts):
+            raise DoseUnknown("the headers tell no usable dose, and dose.without_dose is 'refuse'")
+        return {"starts": [asdict(self._engine.match(one)) for one in facts]}
+
+    def _reconstruct(self, order: Order, folder: Path, on_slice: OnSlice) -> Mapping[str, object]:
+        """The long one. The pixels are on the disk before the station counts as passed."""
+        series = self._series(order)
+        seed = int(order.content_digest[:8], 16)
+        result = enhance(
+            self._engine, series.hounsfield, _pixel_mm(series), _starts(folder), seed, on_slice=on_slice
+        )
+        self._spool.write_durably(folder / _ENHANCED, *_npy(result.hounsfield))
+        card = self._engine.card
+        return {
+            "engine": card.engine,
+            "model_id": card.id,
+            "model_version": card.version,
+            "weights_digest": self._engine.weights_digest,
+            "configuration_digest": self.configuration_digest,
+            "steps": card.schedule.steps,
+            "seed": seed,
+            "seconds_by_part": result.seconds,
+            "processed_at": datetime.now().astimezone().isoformat(timespec="seconds"),
+        }
+
+    def _judge(self, order: Order, folder: Path) -> Mapping[str, object]:
+        series = self._series(order)
+        limits = Limits(self._settings.quality.max_bias_hu, self._settings.quality.on_failure)
+        verdict = judge(
+            series.hounsfield,
+            np.load(folder / _ENHANCED),
+            _pixel_mm(series),
+            limits,
+            changed=any(start.step > 0 for start in _starts(folder)),
+            padding=series.padding,
+        )
+        if verdict.verdict == "hold":
+            raise HeldByQuality("; ".join(verdict.reasons))
+        return asdict(verdict)
+
+    def _write(self, order: Order, folder: Path) -> Mapping[str, object]:
+        """Everything into one folder, forced to the disk, and one rename: all files or none."""
+        outgoing = folder / OUTGOING
+        if not outgoing.exists():
+            making = folder / _MAKING
+            shutil.rmtree(making, ignore_errors=True)
+            self._write_objects(order, folder, making)
+            _force_to_disk(making)
+            making.rename(outgoing)
+            _force_to_disk(folder, deep=False)
+        (folder / _ENHANCED).unlink(missing_ok=True)
+        return {"derived_series_uid": _read(outgoing / MANIFEST)["series_instance_uid"]}
+
+    def _write_objects(self, order: Order, folder: Path, making: Path) -> None:
+        series = self._series(order)
+        hounsfield = np.load(folder / _ENHANCED)
+        kinds = sorted({peer.image_type2 for peer in self._settings.destinations}) or ["PRIMARY"]
+        images: dict[str, tuple[Parcel, ...]] = {}
+        reports: dict[str, Parcel] = {}
+        for kind in kinds:
+            who, how = self._identity(kind), self._provenance(order, folder, series, kind)
+            paths = write_derived(series, hounsfield, who, how, making / kind, order.generation)
+            report = write_report(series, paths, who, how, making / f"{kind}.dcm", order.generation)
+            images[kind] = tuple(_parcel(path, making) for path in paths)
+            reports[kind] = _parcel(report, making)
+        manifest = Manifest(derived_series_uid(series, who, how, order.generation), images, reports)
+        (making / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
+
+    def _identity(self, image_type2: ImageType2) -> Identity:
+        ours = self._settings.identity
+        return Identity(
+            ae_title=self._settings.node.ae_title,
+            device_uid=ours.device_uid or _device_uid(self._settings),
+            uid_root=ours.uid_root,
+            series_description_prefix=ours.series_description_prefix,
+            series_number_offset=ours.series_number_offset,
+            keep_manufacturer=ours.keep_manufacturer,
+            content_qualification=ours.content_qualification,
+            image_type2=image_type2,
+        )
+
+    def _provenance(
+        self, order: Order, folder: Path, series: CtSeries, image_type2: ImageType2
+    ) -> Provenance:
+        """The facts for headers and report, from what the stations before left: the same after a crash."""
+        made, verdict = _read(folder / "reconstruct.json"), _read(folder / "judge.json")
+        starts, dose = _starts(folder), _dose(folder)
+        diameters_mm = [facts.diameter_mm for facts in _facts(folder) if facts.diameter_mm > 0]
+        diameter_mm = fmean(diameters_mm) if diameters_mm else None
+        return Provenance(
+            engine=made["engine"],
+            model_id=made["model_id"],
+            model_version=made["model_version"],
+            weights_digest=made["weights_digest"],
+            configuration_digest=_of_kind(made["configuration_digest"], image_type2),
+            dose=dose,
+            photons=median_low([start.photons for start in starts]),
+            dose_fraction=median_low([start.fraction for start in starts]),
+            dose_decided_by=Counter(start.decided_by for start in starts).most_common(1)[0][0],
+            ssde_mgy=ssde_mgy(dose.mean_ctdivol_mgy, dose.phantom_cm, diameter_mm),
+            water_equivalent_diameter_mm=diameter_mm,
+            start_step=median_low([start.step for start in starts]),
+            steps=made["steps"],
+            seed=made["seed"],
+            noise_before_hu=verdict["noise_before_hu"],
+            noise_after_hu=verdict["noise_after_hu"],
+            bias_hu=verdict["bias_hu"],
+            max_change_hu=verdict["max_change_hu"],
+            verdict=verdict["verdict"],
+            verdict_reasons=tuple(verdict["reasons"]),
+            processed_at=datetime.fromisoformat(made["processed_at"]),
+        )
+
+
+# --- what the stations say to each other ------------------------------------------------------
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """JSON that a station of ours wrote."""
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return values
+
+
+def _dose(folder: Path) -> DoseReading:
+    values = _read(folder / "dose.json")
+    return DoseReading(
+        kvp=values["kvp"],
+        mas=tuple(values["mas"]),
+        ctdivol_mgy=tuple(values["ctdivol_mgy"]),
+        phantom_cm=values["phantom_cm"],
+        source=values["source"],
+        flags=tuple(values["flags"]),
+    )
+
+
+def _facts(folder: Path) -> list[SliceFacts]:
+    return [SliceFacts(**values) for values in _read(folder / "measure.json")["slices"]]
+
+
+def _starts(folder: Path) -> list[StartStep]:
+    return [StartStep(**values) for values in _read(folder / "match.json")["starts"]]
+
+
+def _pixel_mm(series: CtSeries) -> float:
+    """One number for the virtual scanner, whose pixels are square."""
+    return series.pixel_spacing_mm[0]
+
+
+# --- names and digests --------------------------------------------------------------------------
+
+
+def _configuration_digest(settings: Settings) -> str:
+    """SHA-256 over every setting that changes what is written; not over device, host or time."""
+    told = {
+        "model": settings.engine.model,
+        "dose": settings.dose.model_dump(mode="json"),
+        "quality": settings.quality.model_dump(mode="json"),
+        "identity": settings.identity.model_dump(mode="json"),
+        "ae_title": settings.node.ae_title,
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _of_kind(configuration_digest: str, image_type2: ImageType2) -> str:
+    """Images that differ in Image Type are different objects and need different UIDs."""
+    if image_type2 == "PRIMARY":
+        return configuration_digest
+    return hashlib.sha256(f"{configuration_digest}|{image_type2}".encode()).hexdigest()
+
+
+def _device_uid(settings: Settings) -> str:
+    """A Device UID for an installation that was given none: from its name, so that it stays the same."""
+    name = f"dicomnode {settings.node.executor_id} {settings.node.ae_title}"
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, name).int}"
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def _npy(hounsfield: NDArray[np.float32]) -> Iterator[bytes]:
+    """A .npy file in pieces of one slice, so that no second copy of the volume is made."""
+    header = io.BytesIO()
+    volume = np.ascontiguousarray(hounsfield, dtype="<f4")
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(volume))
+    yield header.getvalue()
+    yield from (image.tobytes() for image in volume)
+
+
+def _parcel(path: Path, making: Path) -> Parcel:
+    header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
+    return Parcel(str(path.relative_to(making)), str(header.SOPInstanceUID))
+
+
+def _force_to_disk(folder: Path, deep: bool = True) -> None:
+    """fsync a folder, and everything in it if `deep`."""
+    for path in (*(sorted(folder.rglob("*")) if deep else ()), folder):
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,406 @@
+"""The journey as durable work: queues, recovery, and what happens when something goes wrong.
+
+Two workflows, kept by DBOS in SQLite or PostgreSQL:
+
+* `series`, one at a time: visits the stations in order, then hands the result to the destinations;
+* `deliver`, one at a time for each destination: one attempt, and if need be the next attempt after a pause.
+
+A pause is a delayed workflow and not a sleeping one: a sleeping workflow would keep its place in the
+queue (one destination that is down would stop the others), and its thread would outlive the node.
+
+Queues and workflow ids carry the executor's name: nodes may share one PostgreSQL server, but the files
+of a job lie in the spool of one of them.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Final
+
+from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetEnqueueOptions, SetWorkflowID
+
+from dicomnode.engines.need.engine import NeedEngine
+from dicomnode.errors import AlreadyEnhanced, DicomnodeError, HeldByQuality, JobError, SeriesRefused
+from dicomnode.journey.delivery import Delivery
+from dicomnode.journey.job import (
+    ARRIVED,
+    DestinationState,
+    Job,
+    JobBook,
+    Observer,
+    Station,
+    Status,
+    fresh_deliveries,
+    fresh_run,
+    passed,
+    sending,
+    with_destination,
+)
+from dicomnode.journey.order import Order, new_order, with_pipeline
+from dicomnode.journey.stations import STATIONS, Stations
+from dicomnode.network.completeness import Completion
+from dicomnode.settings import Destination, Settings
+from dicomnode.spool import Spool, key
+
+VERSION: Final = "1"
+"""Version of the steps below, not of the program: after an upgrade that leaves the order of the steps alone,
+the unfinished jobs go on. Raise it when the order changes: `_recover` then starts them anew."""
+MOST_STARTS: Final = 3
+"""A station that was begun this often, and neither ended nor was stopped in good order, kills the process."""
+_FIRST_PAUSE_SECONDS: Final = 30.0
+_LONGEST_PAUSE_SECONDS: Final = 1800.0
+_POLL_SECONDS: Final = 0.5
+_ACTIVE: Final = ["ENQUEUED", "DELAYED", "PENDING"]
+
+log = logging.getLogger(__name__)
+
+Ending = Mapping[str, str | float]
+"""What a step returns to its workflow when the journey does not simply go on; JSON, kept in the database."""
+
+
+class Interrupted(BaseException):
+    """The node is stopping. Not an `Exception`: DBOS must not record it as the outcome of the work."""
+
+
+class Journey:
+    """Works off the jobs of one spool. One at a time in a process, because DBOS is one in a process.
+
+    `observe` is told of every change of a job, in the thread that makes it.
+    """
+
+    def __init__(
+        self, settings: Settings, spool: Spool, engine: NeedEngine, observe: Observer | None = None
+    ) -> None:
+        self._settings = settings
+        self._spool = spool
+        self._stations = Stations(settings, spool, engine)
+        self.book = JobBook(spool, observe)
+        self._executor = settings.node.executor_id
+        self._series_queue = f"series-{self._executor}"
+        self._deliver_queue = f"deliver-{self._executor}"
+        self._stopping = threading.Event()
+        self._busy = 0
+        self._busy_guard = threading.Lock()
+
+    # --- start and stop -------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Open the database, take up what a stop or a crash left, and begin to work."""
+        DBOS(config=self._config())
+        self._register_workflows()
+        DBOS.listen_queues([self._series_queue, self._deliver_queue])
+        DBOS.launch()
+        DBOS.register_queue(
+            self._series_queue,
+            worker_concurrency=1,
+            polling_interval_sec=_POLL_SECONDS,
+            on_conflict="always_update",
+        )
+        DBOS.register_queue(
+            self._deliver_queue,
+            partition_worker_concurrency=1,
+            polling_interval_sec=_POLL_SECONDS,
+            on_conflict="always_update",
+        )
+        self._recover()
+
+    def stop(self, grace_seconds: float) -> bool:
+        """Let running steps end or break off, then close the database; True if nothing is left running."""
+        self._stopping.set()
+        deadline = time.monotonic() + grace_seconds
+        while self._busy and time.monotonic() < deadline:
+            time.sleep(0.05)
+        DBOS.destroy(destroy_registry=True)
+        return self._busy == 0
+
+    def _config(self) -> DBOSConfig:
+        """No conductor and no telemetry: nothing leaves the machine but to the database."""
+        return DBOSConfig(
+            name="dicomnode",
+            system_database_url=self._settings.node.database_url,
+            application_version=VERSION,
+            executor_id=self._executor,
+            enable_otlp=False,
+            log_level="DEBUG" if self._settings.node.log_level == "DEBUG" else "ERROR",
+            serializer=DBOSPortableJSONSerializer(),
+            notification_listener_polling_interval_sec=_POLL_SECONDS,
+        )
+
+    def _register_workflows(self) -> None:
+        """DBOS marks what it registers, and a bound method cannot be marked: hence two plain functions."""
+
+        def series(job_id: str, run: int) -> None:
+            self._guarded(job_id, lambda: self._travel(job_id), self._fail)
+
+        def deliver(job_id: str, name: str, attempt: int) -> None:
+            self._guarded(
+                job_id,
+                lambda: self._deliver_once(job_id, name, attempt),
+                lambda job_id, reason: self._give_up(job_id, name, reason),
+            )
+
+        # Our own count of crashes decides (`Job.starts`): the one of DBOS counts orderly stops too, and a
+        # delivery that goes on for days lives through many of those.
+        self._series = DBOS.workflow(name="series", max_recovery_attempts=None)(series)
+        self._deliver = DBOS.workflow(name="deliver", max_recovery_attempts=None)(deliver)
+
+    # --- handing in -----------------------------------------------------------------------
+
+    def submit(self, completion: Completion) -> Job:
+        """Make a job of a series that counts as complete, and queue it. The same images are the same job.
+
+        Images that came after a job was made become a job of the next generation, with all images so far.
+        """
+        latest = self.book.latest(key(completion.series_uid))
+        order = new_order(self._spool, completion, latest, self._stations.pipeline_digest, self.book.now())
+        job = self.book.place(order)
+        self._enqueue_series(job.job_id, job.run)
+        log.info(
+            "job %s: %d images, series %s (%s)", job.job_id, job.instances, job.shown_series, order.confidence
+        )
+        return job
+
+    def retry(self, job_id: str) -> Job:
+        """Start a job again that has ended without its result at every destination. Raises JobError."""
+        job = self.book.job(job_id)
+        if job.status == "undelivered":
+            return self._retry_delivery(job)
+        if job.status not in ("failed", "refused", "held"):
+            raise JobError(
+                f"job {job_id} is {job.status}; failed, refused, held, undelivered ones start again"
+            )
+        job = self.book.update(job_id, fresh_run)
+        self._enqueue_series(job_id, job.run)
+        return job
+
+    def _retry_delivery(self, job: Job) -> Job:
+        for destination in self._settings.destinations:
+            self._delivery(job.job_id, destination).forget_refusals()
+        job = self.book.update(job.job_id, fresh_deliveries)
+        self._enqueue_open_deliveries(job)
+        return job
+
+    def _enqueue_series(self, job_id: str, run: int, pause_seconds: float | None = None) -> None:
+        with (
+            SetWorkflowID(f"{self._executor}/{job_id}/{run}"),
+            SetEnqueueOptions(delay_seconds=pause_seconds),
+        ):
+            DBOS.enqueue_workflow(self._series_queue, self._series, job_id, run)
+
+    def _enqueue_deliver(
+        self, job_id: str, name: str, attempt: int, pause_seconds: float | None = None
+    ) -> None:
+        with (
+            SetWorkflowID(f"{self._executor}/{job_id}/{name}/{attempt}"),
+            SetEnqueueOptions(queue_partition_key=name, delay_seconds=pause_seconds),
+        ):
+            DBOS.enqueue_workflow(self._deliver_queue, self._deliver, job_id, name, attempt)
+
+    # --- taking up what was left ------------------------------------------------------------
+
+    def _recover(self) -> None:
+        """Queue every unfinished job that the database does not know of.
+
+        DBOS takes up its own workflows; this is for what it cannot know: a crash between the record and the
+        queue, steps of another version, a database that was lost or put back from a copy.
+        """
+        active = self._active_inputs()
+        for order in self.book.orders():
+            job = self.book.place(order)
+            if job.status == "sending":
+                self._enqueue_open_deliveries(job, active)
+            elif not job.final and (job.job_id,) not in active:
+                job = self.book.update(job.job_id, lambda job: replace(job, run=job.run + 1))
+                self._enqueue_series(job.job_id, job.run)
+
+    def _active_inputs(self) -> set[tuple[str, ...]]:
+        """(job,) or (job, destination) of every workflow that will still run; old versions are cancelled."""
+        active: set[tuple[str, ...]] = set()
+        queues = [self._series_queue, self._deliver_queue]
+        for workflow in DBOS.list_workflows(status=_ACTIVE, queue_name=queues, load_output=False):
+            if workflow.app_version != VERSION:
+                DBOS.cancel_workflow(workflow.workflow_id)
+            elif workflow.input is not None:
+                active.add(tuple(str(part) for part in workflow.input["args"][:-1]))
+        return active
+
+    def _enqueue_open_deliveries(self, job: Job, active: Iterable[tuple[str, ...]] = ()) -> None:
+        """Ids of attempts are used once: an ended workflow of that id would be taken for this one."""
+        for state in job.destinations:
+            if state.state not in ARRIVED and (job.job_id, state.name) not in active:
+                attempt = state.attempts + 1
+                while DBOS.get_workflow_status(f"{self._executor}/{job.job_id}/{state.name}/{attempt}"):
+                    attempt += 1
+                self._enqueue_deliver(job.job_id, state.name, attempt)
+
+    # --- the journey of a series ------------------------------------------------------------
+
+    def _travel(self, job_id: str) -> None:
+        """The whole life of a series. What a step returned before a crash is not done again."""
+        for station in STATIONS:
+            ending = DBOS.run_step({"name": station}, self._visit, job_id, station)
+            if ending is not None:
+                self._after(job_id, ending)
+                return
+        for name, attempt in DBOS.run_step({"name": "deliver"}, self._open_deliveries, job_id):
+            self._enqueue_deliver(job_id, str(name), int(attempt))
+
+    def _after(self, job_id: str, ending: Ending) -> None:
+        if "pause_seconds" in ending:
+            self._enqueue_series(job_id, int(ending["run"]), float(ending["pause_seconds"]))
+        if "continued_as" in ending:
+            self._enqueue_series(str(ending["continued_as"]), 1)
+
+    def _visit(self, job_id: str, station: Station) -> Ending | None:
+        """Stop at one station; None when the journey goes on to the next one."""
+        order, job = self.book.order(job_id), self.book.job(job_id)
+        if job.final:
+            return {"status": job.status}
+        if self.book.superseded(order):
+            return self._end(job_id, "superseded", "more images of the series came; a later job has them all")
+        if not self._stations.can_continue(order):
+            return self._continue_with_new_pipeline(order)
+        if job.starts.get(station, 0) >= MOST_STARTS:
+            return self._end(job_id, "failed", f"the process died {MOST_STARTS} times at station '{station}'")
+        self._begin(job_id, station)
+        try:
+            found = self._stations.visit(station, order, self._progress(job_id))
+        except Interrupted:
+            self.book.update(job_id, lambda job: replace(job, starts={}))
+            raise
+        except HeldByQuality as held:
+            return self._end(job_id, "held", str(held), held.rule)
+        except AlreadyEnhanced as own:
+            return self._end(job_id, "ignored", str(own), own.rule)
+        except SeriesRefused as refusal:
+            self._keep_refusal(order, refusal)
+            return self._end(job_id, "refused", str(refusal), refusal.rule)
+        except DicomnodeError as error:
+            return self._pause(job_id, error) if error.retry else self._end(job_id, "failed", str(error))
+        self.book.update(job_id, lambda job: passed(job, station, found), durable=False)
+        return None
+
+    def _begin(self, job_id: str, station: Station) -> None:
+        if self._stopping.is_set():
+            raise Interrupted
+        job = self.book.update(
+            job_id,
+            lambda job: replace(
+                job,
+                status="working",
+                station=station,
+                part=None,
+                done=0,
+                total=0,
+                reason=None,
+                starts={station: job.starts.get(station, 0) + 1},
+            ),
+        )
+        log.info("job %s: %s (series %s)", job_id, station, job.shown_series)
+
+    def _progress(self, job_id: str) -> Callable[[str, int, int], None]:
+        def on_slice(part: str, done: int, total: int) -> None:
+            if self._stopping.is_set():
+                raise Interrupted
+            self.book.update(
+                job_id, lambda job: replace(job, part=part, done=done, total=total), durable=False
+            )
+
+        return on_slice
+
+    def _end(self, job_id: str, status: Status, reason: str, rule: str | None = None) -> Ending:
+        self.book.update(job_id, lambda job: replace(job, status=status, reason=reason, rule=rule, starts={}))
+        log.warning("job %s: %s (%s)", job_id, status, rule or reason)
+        return {"status": status}
+
+    def _keep_refusal(self, order: Order, refusal: SeriesRefused) -> None:
+        told = {"job_id": order.job_id, "rule": refusal.rule, "reason": str(refusal)}
+        path = self._spool.refused_folder(order.series_uid) / f"{order.job_id}.json"
+        self.book.records.write_durably(path, json.dumps(told, indent=1).encode())
+
+    def _pause(self, job_id: str, error: DicomnodeError) -> Ending:
+        """Something that may pass, such as a full disk: another run later, for as long as it takes."""
+        job = self.book.update(
+            job_id,
+            lambda job: replace(job, status="waiting", reason=str(error), starts={}, run=job.run + 1),
+        )
+        pause_seconds = min(_FIRST_PAUSE_SECONDS * 2.0 ** min(job.run - 2, 10), _LONGEST_PAUSE_SECONDS)
+        log.warning("job %s: waits %.0f s (%s)", job_id, pause_seconds, type(error).__name__)
+        return {"pause_seconds": pause_seconds, "run": job.run}
+
+    def _continue_with_new_pipeline(self, order: Order) -> Ending:
+        """The model or the configuration was changed while the job waited; another job with other UIDs."""
+        renewed = self.book.place(with_pipeline(order, self._stations.pipeline_digest))
+        reason = f"the model or its configuration changed; continued as {renewed.job_id}"
+        return {**self._end(order.job_id, "superseded", reason), "continued_as": renewed.job_id}
+
+    def _open_deliveries(self, job_id: str) -> list[list[str | int]]:
+        """Note which destinations get the result; [[destination, attempt], ...]. Idempotent."""
+        if self._stopping.is_set():
+            raise Interrupted
+        order = self.book.order(job_id)
+        if not self.book.job(job_id).final and self.book.superseded(order):
+            self._end(job_id, "superseded", "more images of the series came; a later job has them all")
+        names = [destination.name for destination in self._settings.destinations]
+        job = self.book.update(job_id, lambda job: sending(job, names))
+        return [[state.name, state.attempts + 1] for state in job.destinations if state.state not in ARRIVED]
+
+    # --- delivery ---------------------------------------------------------------------------
+
+    def _deliver_once(self, job_id: str, name: str, attempt: int) -> None:
+        pause_seconds = DBOS.run_step({"name": "attempt"}, self._attempt, job_id, name, attempt)
+        if pause_seconds is not None:
+            self._enqueue_deliver(job_id, name, attempt + 1, float(pause_seconds))
+
+    def _attempt(self, job_id: str, name: str, attempt: int) -> float | None:
+        """Try once; return the pause before the next attempt, or None when there is none."""
+        if self._stopping.is_set():
+            raise Interrupted
+        state = self.book.job(job_id).destination(name)
+        if state is None or state.state in ARRIVED:
+            return None
+        destination = next((peer for peer in self._settings.destinations if peer.name == name), None)
+        if destination is None:
+            self._give_up(job_id, name, "is no longer in the configuration")
+            return None
+        started_at = state.first_attempt_at or self.book.now()
+        begun = replace(
+            state, state="sending", attempts=attempt, first_attempt_at=started_at, next_attempt_at=None
+        )
+        self.book.update(job_id, lambda job: with_destination(job, begun))
+        after, pause_seconds = self._delivery(job_id, destination).attempt(begun, self.book.clock())
+        job = self.book.update(job_id, lambda job: with_destination(job, after))
+        log.info("job %s: %s %s (%d of %d)", job_id, name, after.state, after.sent, after.total)
+        if job.final:
+            log.info("job %s: %s", job_id, job.status)
+        return pause_seconds
+
+    def _delivery(self, job_id: str, destination: Destination) -> Delivery:
+        return Delivery(self.book.records, job_id, destination, self._settings.node.ae_title)
+
+    def _give_up(self, job_id: str, name: str, reason: str) -> None:
+        state = self.book.job(job_id).destination(name) or DestinationState(name)
+        after = replace(state, state="gave-up", reason=reason, next_attempt_at=None)
+        self.book.update(job_id, lambda job: with_destination(job, after))
+
+    def _fail(self, job_id: str, reason: str) -> None:
+        self._end(job_id, "failed", reason)
+
+    # --- the one net under everything ---------------------------------------------------------
+
+    def _guarded(self, job_id: str, body: Callable[[], None], on_error: Callable[[str, str], None]) -> None:
+        with self._busy_guard:
+            self._busy += 1
+        try:
+            body()
+        except Exception as error:
+            if self._stopping.is_set():
+                raise Interrupted from error
+            log.exception("job %s: an error of the program", job_id)
+            on_error(job_id, f"{type(error).__name__}: an error of the program; the log has its traceback")
+        finally:
+            with self._busy_guard:
+                self._busy -= 1

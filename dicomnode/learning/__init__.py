@@ -1,0 +1,1 @@
+"""Making and judging models. Never imported by the running node."""

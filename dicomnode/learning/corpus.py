@@ -1,0 +1,229 @@
+"""Normal-dose slices made into examples: the slice, noise as a scanner would add it, and both projected.
+
+An example keeps two independent draws of the same noise, so that training can ask for a target that is
+itself a real normal-dose image, noise and all. Noise and slice are stored apart; because reconstruction and
+projection are linear, any strength is mixed later at no cost.
+"""
+
+import gzip
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+
+from dicomnode.dicom.series import read_series
+from dicomnode.errors import SeriesRefused, TrainingError
+from dicomnode.learning.recipe import Corpus, Source
+from dicomnode.physics.geometry import WATER_ATTENUATION_PER_MM, ParallelBeam
+from dicomnode.physics.noise import measure_noise
+from dicomnode.physics.projection import project
+from dicomnode.physics.simulation import Kernel, simulate_noise
+from dicomnode.physics.size import body_mask
+
+_HU_STEP = 1.0 / 8.0
+_HIGHEST_HU = 3071.0
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """One normal-dose slice: `hounsfield` float32 [row, column], pixel in mm, the source it is from."""
+
+    hounsfield: NDArray[np.float32]
+    pixel_mm: float
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A slice and its noise at unit strength.
+
+    `slice_hu` [row, column]; `noise` [2, row, column] with a global level of 1; `sinogram` [view, detector]
+    attenuation of the slice; `noise_sinogram` [2, view, detector] attenuation for 1 HU of noise level.
+    `own_noise_hu`: the noise the slice has itself. `texture`: of the added noise. `unit_photons`: quanta per
+    reference ray at which the noise has a level of 1 HU.
+    """
+
+    slice_hu: NDArray[np.float32]
+    noise: NDArray[np.float32]
+    sinogram: NDArray[np.float32]
+    noise_sinogram: NDArray[np.float32]
+    pixel_mm: float
+    own_noise_hu: float
+    texture: float
+    unit_photons: float
+
+
+def read_slices(source: Source) -> Iterator[Slice]:
+    """The usable slices of a source, every `every`-th, one by one (a refused slice is left out)."""
+    if not source.path.exists():
+        raise TrainingError(
+            f"source {source.name}: {source.path} is missing; see configs/README.md for where it comes from"
+        )
+    if source.kind == "nrrd":
+        volume, pixel_mm = _read_nrrd(source.path)
+        yield from (Slice(image, pixel_mm, source.name) for image in volume[:: source.every])
+        return
+    for path in sorted(p for p in source.path.rglob("*") if p.is_file())[:: source.every]:
+        try:
+            series = read_series([path])
+        except SeriesRefused:
+            continue
+        yield Slice(series.hounsfield[0], series.pixel_spacing_mm[0], source.name)
+
+
+def random_kernel(rng: np.random.Generator, cutoff_per_px: tuple[float, float]) -> Kernel:
+    """A reconstruction kernel as scanners have them: very smooth to sharper than the ramp, smooth ones more often."""
+    low, high = np.log(cutoff_per_px)
+    boosted = rng.random() < 0.25
+    return Kernel(
+        cutoff_per_px=float(np.exp(low + (high - low) * rng.random() ** 1.7)),
+        power=float(rng.uniform(0.4, 1.6)),
+        boost=float(rng.uniform(0.0, 1.2)) if boosted else 0.0,
+        peak_per_px=float(rng.uniform(0.2, 0.5)),
+        lift=float(rng.uniform(0.0, 1.2)) if rng.random() < 0.5 else 0.0,
+    )
+
+
+def build(corpus: Corpus, folder: Path, seed: int, console: Console) -> list[Path]:
+    """Write one file an example into `folder`, going on where an earlier run stopped."""
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = folder / "complete"
+    if whole.exists():
+        return sorted(folder.glob("*.npz"))
+    slices = [s for source in corpus.sources for s in read_slices(source) if _usable(s, corpus)]
+    if not slices:
+        raise TrainingError("no usable slice in any source")
+    # in a fixed random order: a run that is cut short still has seen every source
+    order = np.random.default_rng(seed).permutation(len(slices))[: corpus.most_examples]
+    slices = [slices[k] for k in order]
+    beam = ParallelBeam(512, corpus.views, corpus.detectors, corpus.pitch_px)
+    paths = [folder / f"{k:05d}.npz" for k in range(len(slices))]
+    with Progress(console=console) as progress:
+        task = progress.add_task("corpus", total=len(slices))
+        for k, (piece, path) in enumerate(zip(slices, paths, strict=True)):
+            if not path.exists():
+                rng = np.random.default_rng([seed, k])
+                _save(make_example(piece, corpus, beam, rng), path)
+            progress.advance(task)
+    whole.touch()
+    return paths
+
+
+def make_example(piece: Slice, corpus: Corpus, beam: ParallelBeam, rng: np.random.Generator) -> Example:
+    """Draw kernel and photons, add noise twice, project everything once."""
+    image = torch.from_numpy(np.clip(piece.hounsfield, -1000.0, _HIGHEST_HU))[None].contiguous()
+    beam = beam.for_side(image.shape[-1])
+    kernel = random_kernel(rng, corpus.cutoff_per_px)
+    photons = float(np.exp(rng.uniform(*np.log(corpus.photons))))
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    draws = [simulate_noise(image, piece.pixel_mm, photons, kernel, generator, beam=beam) for _ in range(2)]
+    noise = torch.cat(draws)
+    level = _level_of(noise[0].numpy(), image[0].numpy(), piece.pixel_mm)
+    noise = noise / level.std_hu
+    per_pixel = WATER_ATTENUATION_PER_MM * piece.pixel_mm
+    own = measure_noise(image.numpy(), piece.pixel_mm)
+    return Example(
+        slice_hu=image[0].numpy(),
+        noise=noise.numpy(),
+        sinogram=(project((1.0 + image / 1000.0).clamp(min=0.0), beam)[0] * per_pixel).numpy(),
+        noise_sinogram=(project(noise / 1000.0, beam) * per_pixel).numpy(),
+        pixel_mm=piece.pixel_mm,
+        own_noise_hu=own.std_hu if own else 10.0,
+        texture=level.texture,
+        unit_photons=photons * level.std_hu**2,
+    )
+
+
+@dataclass(frozen=True)
+class _Level:
+    std_hu: float
+    texture: float
+
+
+def _level_of(noise_hu: NDArray[np.float32], image_hu: NDArray[np.float32], pixel_mm: float) -> _Level:
+    """Level and texture of pure noise, as `measure_noise` will read them in the image it is added to."""
+    soft = (image_hu > -150) & (image_hu < 250)
+    reading = measure_noise(np.where(soft, noise_hu + 50.0, -1000.0).astype(np.float32)[None], pixel_mm)
+    if reading is not None:
+        return _Level(reading.std_hu, reading.texture)
+    inside = noise_hu[soft] if soft.any() else noise_hu
+    return _Level(max(float(inside.std()), 1e-3), 0.4)
+
+
+def _usable(piece: Slice, corpus: Corpus) -> bool:
+    if piece.hounsfield.shape[0] != piece.hounsfield.shape[1]:
+        return False
+    return float(body_mask(piece.hounsfield[None]).mean()) >= corpus.least_body_share
+
+
+def _save(example: Example, path: Path) -> None:
+    """Store as 16-bit steps far below the noise; written aside and renamed, so a file is whole or absent."""
+    arrays = {"slice_hu": _pack(example.slice_hu, _HU_STEP)}
+    for name in ("noise", "sinogram", "noise_sinogram"):
+        values = getattr(example, name)
+        arrays[name] = _pack(values, float(np.abs(values).max()) / 32000.0)
+    numbers = np.array([example.pixel_mm, example.own_noise_hu, example.texture, example.unit_photons])
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        np.savez(
+            file,
+            numbers=numbers,
+            **{f"{k}_step": v[1] for k, v in arrays.items()},
+            **{k: v[0] for k, v in arrays.items()},
+        )
+    part.rename(path)
+
+
+def _pack(values: NDArray[np.float32], step: float) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+    return np.rint(values / step).astype(np.int16), np.array(step, np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class PackedExample:
+    """An example as stored; `crop` unpacks just the piece that is asked for."""
+
+    arrays: dict[str, NDArray[np.int16]]
+    steps: dict[str, float]
+    pixel_mm: float
+    own_noise_hu: float
+    texture: float
+    unit_photons: float
+
+    def crop(self, name: str, where: tuple[slice, slice]) -> NDArray[np.float32]:
+        """Float32 values of [..., y, x] of the array `name`."""
+        return self.arrays[name][(..., *where)].astype(np.float32) * self.steps[name]
+
+
+def load_example(path: Path) -> PackedExample:
+    """Read back what `build` wrote."""
+    names = ("slice_hu", "noise", "sinogram", "noise_sinogram")
+    with np.load(path) as file:
+        pixel_mm, own, texture, photons = (float(v) for v in file["numbers"])
+        return PackedExample(
+            {n: file[n] for n in names},
+            {n: float(file[f"{n}_step"]) for n in names},
+            pixel_mm,
+            own,
+            texture,
+            photons,
+        )
+
+
+def _read_nrrd(path: Path) -> tuple[NDArray[np.float32], float]:
+    """A gzip-packed 16-bit NRRD volume -> HU [slice, row, column] and the pixel in mm."""
+    raw = path.read_bytes()
+    header, _, body = raw.partition(b"\n\n")
+    fields = dict(
+        line.split(": ", 1) for line in header.decode("ascii", "replace").splitlines() if ": " in line
+    )
+    if fields.get("encoding") != "gzip" or fields.get("type") not in ("short", "int16"):
+        raise TrainingError(f"{path}: only gzip-packed 16-bit NRRD volumes are read")
+    columns, rows, slices = (int(n) for n in fields["sizes"].split())
+    volume = np.frombuffer(gzip.decompress(body), "<i2").reshape(slices, rows, columns)
+    pixel_mm = float(fields["space directions"].split(")")[0].strip("(").split(",")[0])
+    return volume.astype(np.float32), pixel_mm

@@ -1,0 +1,207 @@
+"""`dicomnode evaluate pairs`: real low-dose slices against their full-dose twins, beside plain denoisers."""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from skimage.metrics import structural_similarity
+from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
+
+from dicomnode.dicom.dose import read_dose
+from dicomnode.dicom.series import CtSeries, read_series
+from dicomnode.engines.catalog import load_engine
+from dicomnode.engines.enhance import enhance
+from dicomnode.engines.need.engine import NeedEngine
+from dicomnode.engines.start_step import StartStep
+from dicomnode.errors import SeriesRefused, TrainingError
+from dicomnode.journey.matching import slice_facts
+from dicomnode.physics.noise import measure_noise
+from dicomnode.quality import bias_by_tissue
+
+METHODS = ("input", "enhanced", "nlm", "tv")
+FIGURES = ("psnr_db", "ssim", "rmse_hu", "bias_hu", "noise_hu")
+SPAN_HU = (-1000.0, 1000.0)
+POSITION_TOLERANCE_MM = 0.05
+
+Image = NDArray[np.float32]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `dicomnode evaluate`."""
+    what = parser.add_subparsers(dest="what", required=True)
+    pairs = what.add_parser("pairs", help="low-dose against full-dose DICOM, matched by position")
+    pairs.add_argument("low", type=Path, metavar="LOW_DIR")
+    pairs.add_argument("full", type=Path, metavar="FULL_DIR")
+    pairs.add_argument("--model", default="need-small")
+    pairs.add_argument("--models", type=Path, default=Path("models"), help="folder of model folders")
+    pairs.add_argument("--device", default="auto")
+    pairs.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures here too")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate, print one table a kernel, write JSON where asked."""
+    console = Console()
+    pairs = match_pairs(arguments.low, arguments.full)
+    engine = load_engine(arguments.models, arguments.model, arguments.device)
+    scores = [score(pair, engine) for pair in track(pairs, "pairs", console=console)]
+    report = summarise(scores)
+    for kernel, figures in report["kernels"].items():
+        console.print(table(kernel, figures))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    return 0
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """One low-dose slice and its full-dose twin, HU [row, column], with the header they share."""
+
+    low: CtSeries
+    full: CtSeries
+
+    @property
+    def kernel(self) -> str:
+        return self.low.convolution_kernel or "unknown"
+
+
+@dataclass(frozen=True)
+class Score:
+    """Figures of one pair: `values[figure][method]`."""
+
+    kernel: str
+    start: StartStep
+    values: dict[str, dict[str, float]]
+
+
+def match_pairs(low: Path, full: Path) -> list[Pair]:
+    """Pair slices by patient, kernel and position. One folder may hold both when the files say which is which.
+
+    Where LOW_DIR and FULL_DIR are one folder, or hold both, the noisier of two slices at one place is the low
+    one. Raises TrainingError where nothing matches.
+    """
+    if low.resolve() == full.resolve():
+        places = _by_place(_read(low))
+        pairs = [_by_noise(two) for two in places.values() if len(two) == 2]
+    else:
+        others = _by_place(_read(full))
+        pairs = [Pair(s, others[_place(s)][0]) for s in _read(low) if _place(s) in others]
+    if not pairs:
+        raise TrainingError(f"no slice in {low} has a twin at the same position in {full}")
+    return pairs
+
+
+def score(pair: Pair, engine: NeedEngine) -> Score:
+    """Run the journey's own stations and the baselines on one pair."""
+    low, full = pair.low.hounsfield, pair.full.hounsfield[0]
+    pixel_mm = pair.low.pixel_spacing_mm[0]
+    facts = slice_facts(pair.low, read_dose(pair.low.headers))
+    start = engine.match(facts[0])
+    noise = measure_noise(low, pixel_mm)
+    sigma = noise.std_hu if noise else start.noise_hu
+    results = {
+        "input": low[0],
+        "enhanced": enhance(engine, low, pixel_mm, [start], seed=0).hounsfield[0],
+        "nlm": non_local_means(low[0], sigma),
+        "tv": total_variation(low[0], sigma),
+    }
+    figures = {method: compare(image, full, pixel_mm) for method, image in results.items()}
+    return Score(pair.kernel, start, {f: {m: figures[m][f] for m in METHODS} for f in FIGURES})
+
+
+def compare(image: Image, target: Image, pixel_mm: float) -> dict[str, float]:
+    """PSNR over the target's own range, SSIM (11 x 11 Gaussian), RMSE, bias in soft tissue, noise; HU clipped."""
+    x, y = (np.clip(a, *SPAN_HU).astype(np.float64) for a in (image, target))
+    span = float(y.max() - y.min())
+    rmse = float(np.sqrt(np.mean((x - y) ** 2)))
+    noise = measure_noise(image[None], pixel_mm)
+    return {
+        "psnr_db": float(20.0 * np.log10(span / rmse)) if rmse else float("inf"),
+        "ssim": float(
+            structural_similarity(
+                x, y, data_range=span, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+            )
+        ),
+        "rmse_hu": rmse,
+        "bias_hu": bias_by_tissue(target[None], (image - target)[None]).get("soft", float("nan")),
+        "noise_hu": noise.std_hu if noise else float("nan"),
+    }
+
+
+def non_local_means(image: Image, sigma_hu: float) -> Image:
+    """NLM, h = 0.6 sigma (Buades et al.), HU in and out."""
+    x = np.clip(image, *SPAN_HU)
+    out: Image = denoise_nl_means(
+        x, patch_size=5, patch_distance=6, h=0.6 * sigma_hu, sigma=sigma_hu, fast_mode=True
+    )
+    return out.astype(np.float32)
+
+
+def total_variation(image: Image, sigma_hu: float) -> Image:
+    """Rudin-Osher-Fatemi TV, weight 0.5 sigma, HU in and out."""
+    low, high = SPAN_HU
+    x = (np.clip(image, low, high) - low) / (high - low)
+    out: Image = denoise_tv_chambolle(x, weight=0.5 * sigma_hu / (high - low)) * (high - low) + low
+    return out.astype(np.float32)
+
+
+def summarise(scores: Sequence[Score]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """Means over the slices of each kernel, and over all: {"kernels": {kernel: {figure: {method: value}}}}."""
+    groups: dict[str, list[Score]] = defaultdict(list)
+    for s in scores:
+        groups[s.kernel].append(s)
+    if len(groups) > 1:
+        groups["all"] = list(scores)
+    kernels = {}
+    for kernel, members in groups.items():
+        kernels[kernel] = {
+            f: {m: float(np.nanmean([s.values[f][m] for s in members])) for m in METHODS} for f in FIGURES
+        }
+        kernels[kernel]["slices"] = {"count": float(len(members))}
+    return {"kernels": kernels}
+
+
+def table(kernel: str, figures: dict[str, dict[str, float]]) -> Table:
+    """The figures of one kernel for the terminal."""
+    out = Table("", *METHODS, title=f"{kernel}, {figures['slices']['count']:.0f} slices")
+    for figure in FIGURES:
+        digits = 4 if figure == "ssim" else 2
+        out.add_row(figure, *(f"{figures[figure][m]:.{digits}f}" for m in METHODS))
+    return out
+
+
+def _read(folder: Path) -> list[CtSeries]:
+    slices = []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        try:
+            slices.append(read_series([path]))
+        except SeriesRefused:
+            continue
+    return slices
+
+
+def _place(piece: CtSeries) -> tuple[str, str, int, int, int]:
+    header = piece.headers[0]
+    x, y, z = (round(float(v) / POSITION_TOLERANCE_MM) for v in header.ImagePositionPatient)
+    return str(header.get("PatientID", "")), piece.convolution_kernel, x, y, z
+
+
+def _by_place(slices: Sequence[CtSeries]) -> dict[tuple[str, str, int, int, int], list[CtSeries]]:
+    places: dict[tuple[str, str, int, int, int], list[CtSeries]] = defaultdict(list)
+    for piece in slices:
+        places[_place(piece)].append(piece)
+    return places
+
+
+def _by_noise(two: Sequence[CtSeries]) -> Pair:
+    # neighbouring pixels differ by noise more than by structure: the rougher of the two is the low dose
+    rough = [float(np.abs(np.diff(s.hounsfield[0], axis=1)).mean()) for s in two]
+    low = int(np.argmax(rough))
+    return Pair(two[low], two[1 - low])

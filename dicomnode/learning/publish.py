@@ -1,0 +1,57 @@
+"""From checkpoints to a model folder: weights in half precision, and the card that vouches for them."""
+
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from dicomnode.engines.model_card import Beam, Limits, ModelCard, Network, Schedule
+from dicomnode.engines.start_step import PhotonSchedule
+from dicomnode.learning.recipe import Recipe
+
+
+def publish(recipe: Recipe, run: Path, models: Path) -> Path:
+    """Write `models/<id>/`: two safetensors files and card.yaml. A card's `figures` survive a new publication
+    only by a new evaluation."""
+    folder = models / recipe.model_id
+    folder.mkdir(parents=True, exist_ok=True)
+    schedule = PhotonSchedule()
+    corpus = recipe.corpus
+    card = ModelCard(
+        id=recipe.model_id,
+        version=recipe.version,
+        engine="need",
+        mode="image",
+        licence="GPL-3.0-or-later",
+        trained_on=tuple(f"{source.name} ({source.licence})" for source in corpus.sources),
+        beam=Beam(side_px=512, views=corpus.views, detectors=corpus.detectors, pitch_px=corpus.pitch_px),
+        schedule=Schedule(
+            most_photons=schedule.most_photons, least_photons=schedule.least_photons, steps=schedule.steps
+        ),
+        projection_passes=recipe.projection_passes,
+        image_passes=recipe.image_passes,
+        limits=Limits(noise_hu=recipe.image.noise_hu, texture=(-0.2, 0.9), pixel_mm=(0.3, 1.2)),
+        projection=_export(run / "projection.pt", folder / "spdiff.safetensors"),
+        image=_export(run / "image.pt", folder / "dgdiff.safetensors"),
+        recipe={"seed": str(recipe.seed), "optimizer": "AdamW, cosine, EMA", **recipe.card},
+    )
+    text = yaml.safe_dump(card.model_dump(mode="json"), sort_keys=False, width=110)
+    (folder / "card.yaml").write_text(text)
+    return folder
+
+
+def _export(checkpoint: Path, target: Path) -> Network:
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    weights = {name: tensor.half().contiguous() for name, tensor in state["ema"].items()}
+    save_file(weights, target)
+    channels, widths, conditions = state["shape"]
+    return Network(
+        file=target.name,
+        sha256=sha256(target.read_bytes()).hexdigest(),
+        channels_in=channels,
+        widths=tuple(widths),
+        conditions=conditions,
+        parameters=sum(t.numel() for t in weights.values()),
+    )

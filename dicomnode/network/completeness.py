@@ -1,0 +1,288 @@
+"""When is a series complete? DICOM has no end-of-series message, so it is judged from evidence.
+
+Three things are known of a series while it arrives: how long it has been silent, whether its instance
+numbers and positions leave a hole, and whether the association that brought it has ended.
+
+=========  ============================================================  =======================
+evidence   what is seen                                                  waits, since the last one
+=========  ============================================================  =======================
+closed     no hole in numbers or positions, associations released        closed_seconds
+quiet      nothing proves it, nothing speaks against it                  quiet_seconds
+gap        numbers and positions agree that something is missing         give_up_seconds
+=========  ============================================================  =======================
+
+Pure logic: the clock is an argument, in seconds of any steadily running clock. Not thread-safe by
+itself; the owner calls it from one thread or under one lock.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final, Literal
+
+from dicomnode.settings import Completeness
+
+Confidence = Literal["closed", "quiet", "gave-up"]
+Evidence = Literal["closed", "quiet", "gap"]
+Association = Literal["open", "released", "broken"]
+Position = tuple[float, float, float]
+
+_SAME_PLACE_MM: Final = 0.01
+_UNEVEN: Final = 0.05
+"""Relative deviation from the usual spacing that still counts as even: headers round to a few digits."""
+_MANY_GAPS: Final = 20
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One instance of a series, as its raw header describes it; `position_mm` is Image Position (Patient)."""
+
+    sop_instance_uid: str
+    instance_number: int | None
+    position_mm: Position | None
+    at_seconds: float
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Why a series counts as complete, and which snapshot of it does.
+
+    `sop_instance_uids` are exactly the instances the judgement is about, sorted: whoever goes on works on
+    these, whatever arrives meanwhile. `gaps` names what is missing, in plain words. `revision` is 0 the
+    first time and one more each time a late arrival re-opened the series.
+    """
+
+    series_uid: str
+    reason: str
+    confidence: Confidence
+    instances: int
+    gaps: tuple[str, ...]
+    revision: int
+    sop_instance_uids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the instances held so far tell, before any clock."""
+
+    evidence: Evidence
+    words: str
+    gaps: tuple[str, ...] = ()
+
+
+@dataclass
+class _Series:
+    """What is known of one series."""
+
+    arrivals: dict[str, Arrival] = field(default_factory=dict)
+    last_at_seconds: float = -math.inf
+    association: Association = "open"
+    completed: bool = False
+    revision: int = 0
+    finding: Finding | None = None
+
+
+class SeriesWatch:
+    """Watches any number of series at once; interleaved ones are kept apart by their UID."""
+
+    def __init__(self, settings: Completeness) -> None:
+        self._settings = settings
+        self._series: dict[str, _Series] = {}
+
+    def arrived(self, series_uid: str, arrival: Arrival) -> None:
+        """Note an instance. One that comes after completion re-opens the series as its next revision.
+
+        An instance that was noted before changes nothing but the silence: its sender is still at work.
+        """
+        series = self._series.setdefault(series_uid, _Series())
+        series.association = "open"
+        if arrival.sop_instance_uid not in series.arrivals:
+            series.arrivals[arrival.sop_instance_uid] = arrival
+            series.finding = None
+            if series.completed:
+                series.completed = False
+                series.revision += 1
+        series.last_at_seconds = max(series.last_at_seconds, arrival.at_seconds)
+
+    def restored(
+        self, series_uid: str, arrivals: Iterable[Arrival], revision: int = 0, completed: bool = False
+    ) -> None:
+        """Take up a series found in the spool at start; its association broke off with the old process.
+
+        With `completed` the arrivals are those that revision was passed on with: restore these first, and
+        then what came since without `completed`, which opens the next revision.
+        """
+        known = self._series.get(series_uid)
+        for arrival in arrivals:
+            self.arrived(series_uid, arrival)
+        series = self._series.get(series_uid)
+        if series is None:
+            return
+        series.association = "broken"
+        if known is None:
+            series.completed = completed
+            series.revision = revision
+
+    def association_ended(self, series_uids: Iterable[str], now: float, released: bool = True) -> None:
+        """Note that no open association carries these series any more.
+
+        An association that broke off (`released` is False: abort, connection lost) proves nothing: its
+        sender may have had more. The silence counts on from the last instance; `now` can only shorten it
+        when the clock went backwards.
+        """
+        for series_uid in series_uids:
+            series = self._series.get(series_uid)
+            if series is not None:
+                series.association = "released" if released else "broken"
+                series.last_at_seconds = min(series.last_at_seconds, now)
+
+    def due(self, now: float) -> list[Completion]:
+        """Return every series whose time has come, longest silent first, and mark it complete."""
+        ready = [
+            (series.last_at_seconds, series_uid)
+            for series_uid, series in self._series.items()
+            if not series.completed and self._due_at(series) <= now
+        ]
+        return [self._complete(series_uid, now) for _, series_uid in sorted(ready)]
+
+    def next_due(self) -> float | None:
+        """Return when `due` should be asked again at the latest, or None when nothing is open."""
+        waiting = [self._due_at(series) for series in self._series.values() if not series.completed]
+        return min(waiting, default=None)
+
+    def forget(self, series_uid: str) -> None:
+        """Drop a series that retention removed; the memory of a node must not grow for ever."""
+        self._series.pop(series_uid, None)
+
+    def open_series(self) -> dict[str, int]:
+        """Return how many instances each series holds that is still being waited for."""
+        return {uid: len(series.arrivals) for uid, series in self._series.items() if not series.completed}
+
+    def _due_at(self, series: _Series) -> float:
+        return series.last_at_seconds + self._wait_seconds(self._judged(series))
+
+    def _judged(self, series: _Series) -> Finding:
+        if series.finding is None:
+            series.finding = judge(series.arrivals.values())
+        if series.finding.evidence == "closed" and series.association != "released":
+            how = "is still open" if series.association == "open" else "broke off"
+            return Finding("quiet", f"{series.finding.words}, its association {how}")
+        return series.finding
+
+    def _wait_seconds(self, finding: Finding) -> float:
+        return {
+            "closed": self._settings.closed_seconds,
+            "quiet": self._settings.quiet_seconds,
+            "gap": self._settings.give_up_seconds,
+        }[finding.evidence]
+
+    def _complete(self, series_uid: str, now: float) -> Completion:
+        series = self._series[series_uid]
+        series.completed = True
+        finding = self._judged(series)
+        confidence: Confidence = "gave-up" if finding.evidence == "gap" else finding.evidence
+        silent_seconds = now - series.last_at_seconds
+        gave_up = "; gave up waiting" if confidence == "gave-up" else ""
+        return Completion(
+            series_uid=series_uid,
+            reason=f"{finding.words}; silent for {silent_seconds:.0f} s{gave_up}",
+            confidence=confidence,
+            instances=len(series.arrivals),
+            gaps=finding.gaps,
+            revision=series.revision,
+            sop_instance_uids=tuple(sorted(series.arrivals)),
+        )
+
+
+def judge(arrivals: Iterable[Arrival]) -> Finding:
+    """Judge the instances of one series: proven whole, proven holed, or neither.
+
+    Instance numbers and positions are two witnesses. A hole counts when no witness contradicts it
+    (numbers may skip, spacing may change within a series); wholeness counts when none doubts it.
+    """
+    held = list(arrivals)
+    witnesses = [_ask_numbers(held), _ask_positions(held)]
+    told = [finding for finding in witnesses if finding is not None]
+    many = f"{len(held)} instance{'s' if len(held) != 1 else ''}"
+    if not told:
+        return Finding("quiet", f"{many}, neither numbers nor positions to check")
+    words = f"{many}, " + ", ".join(finding.words for finding in told)
+    evidences = {finding.evidence for finding in told}
+    if evidences == {"closed"}:
+        return Finding("closed", words)
+    if evidences == {"gap"}:
+        return Finding("gap", words, tuple(gap for finding in told for gap in finding.gaps))
+    return Finding("quiet", words)
+
+
+def _ask_numbers(held: list[Arrival]) -> Finding | None:
+    """Instance Number (0020,0013): whole when every number from 0 or 1 on is there once."""
+    numbers = Counter(arrival.instance_number for arrival in held if arrival.instance_number is not None)
+    if len(held) < 2 or not numbers:
+        return None
+    first, last = min(numbers), max(numbers)
+    missing = _ranges(set(numbers))
+    if missing:
+        gaps = tuple(f"instance number {gap}" for gap in missing[:_MANY_GAPS])
+        return Finding("gap", f"numbers {first} to {last} with {len(missing)} gap(s)", gaps)
+    if sum(numbers.values()) != len(held) or max(numbers.values()) > 1:
+        return Finding("quiet", "numbers missing or repeated")
+    if first not in (0, 1):
+        return Finding("quiet", f"numbers {first} to {last}")
+    return Finding("closed", f"numbers {first} to {last} without gap")
+
+
+def _ranges(numbers: set[int]) -> list[str]:
+    """Return the runs of missing numbers between the least and the greatest, as '7' or '7-9'."""
+    present = sorted(numbers)
+    holes = [(a + 1, b - 1) for a, b in pairwise(present) if b - a > 1]
+    return [f"{a}" if a == b else f"{a}-{b}" for a, b in holes]
+
+
+def _ask_positions(held: list[Arrival]) -> Finding | None:
+    """Image Position (Patient) (0020,0032): whole when the slices stand evenly on one line."""
+    positions = [arrival.position_mm for arrival in held if arrival.position_mm is not None]
+    if len(positions) < 3:
+        return None
+    if len(positions) != len(held):
+        return Finding("quiet", "some positions missing")
+    places = _along_the_line(positions)
+    if places is None:
+        return Finding("quiet", "positions not on one line")
+    steps = [b - a for a, b in pairwise(places)]
+    real_steps = sorted(step for step in steps if step > _SAME_PLACE_MM)
+    if len(real_steps) < len(steps):
+        return Finding("quiet", "positions repeated")
+    usual_mm = real_steps[len(real_steps) // 2]
+    gaps = tuple(
+        f"{step:.2f} mm instead of {usual_mm:.2f} mm after position {place:.2f} mm"
+        for place, step in zip(places, steps, strict=False)
+        if step > usual_mm * 1.5
+    )
+    if gaps:
+        return Finding("gap", f"positions with {len(gaps)} gap(s)", gaps[:_MANY_GAPS])
+    if real_steps[-1] - real_steps[0] > max(_UNEVEN * usual_mm, _SAME_PLACE_MM):
+        return Finding("quiet", "positions unevenly spaced")
+    return Finding("closed", f"positions every {usual_mm:.2f} mm without gap")
+
+
+def _along_the_line(positions: list[Position]) -> list[float] | None:
+    """Return the sorted distances along the line the positions lie on, or None when they lie on none."""
+    origin = min(positions)
+    farthest = max(positions, key=lambda position: math.dist(origin, position))
+    length_mm = math.dist(origin, farthest)
+    if length_mm <= _SAME_PLACE_MM:
+        return [0.0] * len(positions)
+    direction = [(b - a) / length_mm for a, b in zip(origin, farthest, strict=True)]
+    places = []
+    for position in positions:
+        offset = [b - a for a, b in zip(origin, position, strict=True)]
+        place = sum(a * b for a, b in zip(offset, direction, strict=True))
+        aside_mm = math.sqrt(max(math.dist(origin, position) ** 2 - place**2, 0.0))
+        if aside_mm > 1.0:
+            return None
+        places.append(place)
+    start = min(places)
+    return sorted(place - start for place in places)

@@ -1,0 +1,202 @@
+"""From a received data set to a durable file: check, compare with what is held, write, then say so."""
+
+import hashlib
+import mmap
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Protocol
+
+from dicomnode.errors import InstanceRefused, NetworkError
+from dicomnode.network import part10, protocol
+from dicomnode.network.completeness import Arrival
+from dicomnode.network.header import RawHeader, read_header
+from dicomnode.settings import is_uid
+
+
+class InstanceStore(Protocol):
+    """Where files go; the spool is one. Every write is durable on return and raises DiskFull when full."""
+
+    def find(self, sop_instance_uid: str) -> Path | None:
+        """Return the file that holds an instance, or None."""
+        ...
+
+    def file(self, series_uid: str, sop_instance_uid: str, *chunks: bytes) -> Path:
+        """Write a new instance."""
+        ...
+
+    def confirm(self, path: Path) -> None:
+        """Force a file already in place to the disk."""
+        ...
+
+    def quarantine(self, sop_instance_uid: str, digest: str, reason: str, *chunks: bytes) -> Path:
+        """Keep a copy of what must not be filed."""
+        ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """One C-STORE request as it came: what it claims, and the encoded data set."""
+
+    affected_sop_class_uid: str
+    affected_sop_instance_uid: str
+    context_sop_class_uid: str
+    transfer_syntax_uid: str
+    calling_ae: str
+    data_set: bytes
+
+
+@dataclass(frozen=True)
+class ReceivedInstance:
+    """An instance that is safe on disk. `digest` is SHA-256 of the encoded data set, in hexadecimal.
+
+    `new` is False when the very same bytes were held already.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    transfer_syntax_uid: str
+    calling_ae: str
+    received_at: datetime
+    path: Path
+    digest: str
+    new: bool
+    instance_number: int | None
+    position_mm: tuple[float, float, float] | None
+
+    def arrival(self, at_seconds: float) -> Arrival:
+        """Return what completeness needs to know of it."""
+        return Arrival(self.sop_instance_uid, self.instance_number, self.position_mm, at_seconds)
+
+
+class Filing:
+    """Files instances, one at a time for each SOP Instance UID, from any number of associations."""
+
+    _STRIPES: Final = 64
+
+    def __init__(self, store: InstanceStore) -> None:
+        self._store = store
+        self._locks = tuple(threading.Lock() for _ in range(self._STRIPES))
+
+    def file(self, request: Request) -> ReceivedInstance:
+        """Check and file one instance. Durable when it returns.
+
+        Raises InstanceRefused with the status to answer, DiskFull, SpoolError.
+        """
+        header = _checked_header(request)
+        digest = hashlib.sha256(request.data_set).hexdigest()
+        with self._locks[hash(header.sop_instance_uid) % self._STRIPES]:
+            path, new = self._place(request, header, digest)
+        return ReceivedInstance(
+            sop_class_uid=header.sop_class_uid,
+            sop_instance_uid=header.sop_instance_uid,
+            study_instance_uid=header.study_instance_uid,
+            series_instance_uid=header.series_instance_uid,
+            transfer_syntax_uid=request.transfer_syntax_uid,
+            calling_ae=request.calling_ae,
+            received_at=datetime.now(UTC),
+            path=path,
+            digest=digest,
+            new=new,
+            instance_number=header.instance_number,
+            position_mm=header.position_mm,
+        )
+
+    def _place(self, request: Request, header: RawHeader, digest: str) -> tuple[Path, bool]:
+        """Write a new instance, or recognise an identical one, or put a contradicting one aside."""
+        held = self._store.find(header.sop_instance_uid)
+        frame = part10.frame(
+            header.sop_class_uid, header.sop_instance_uid, request.transfer_syntax_uid, request.calling_ae
+        )
+        if held is None:
+            path = self._store.file(
+                header.series_instance_uid, header.sop_instance_uid, frame, request.data_set
+            )
+            return path, True
+        contradiction = _contradiction(held, request, header)
+        if contradiction is None:
+            self._store.confirm(held)
+            return held, False
+        self._store.quarantine(header.sop_instance_uid, digest, str(contradiction), frame, request.data_set)
+        raise contradiction
+
+
+def _checked_header(request: Request) -> RawHeader:
+    """Check the request against its presentation context and its own data set (PS3.4 B.2.3)."""
+    if not is_uid(request.affected_sop_instance_uid):
+        raise InstanceRefused("Affected SOP Instance UID is malformed", protocol.INVALID_INSTANCE_UID)
+    if request.affected_sop_class_uid != request.context_sop_class_uid:
+        raise InstanceRefused("SOP Class is not that of the context", protocol.CLASS_NOT_SUPPORTED)
+    header = read_header(request.data_set, request.transfer_syntax_uid)
+    if header.sop_class_uid != request.affected_sop_class_uid:
+        raise InstanceRefused("data set is of another SOP Class", protocol.CLASS_MISMATCH)
+    if header.sop_instance_uid != request.affected_sop_instance_uid:
+        raise InstanceRefused("data set is of another SOP Instance", protocol.INSTANCE_MISMATCH)
+    return header
+
+
+def _contradiction(held: Path, request: Request, header: RawHeader) -> InstanceRefused | None:
+    """Say how the held instance differs from the one that came, or None when it does not.
+
+    The two headers can differ for a good reason (a corrected name), the two pixel data cannot; either
+    way a person must look, because a report may already rest on the first one.
+    """
+    content = held.read_bytes()
+    meta = part10.parse_meta(content, held.name)
+    if memoryview(content)[meta.data_set_at :] == request.data_set:
+        return None
+    if meta.transfer_syntax_uid != request.transfer_syntax_uid:
+        return InstanceRefused("already held in another transfer syntax", protocol.OTHER_ENCODING)
+    before = read_header(content, meta.transfer_syntax_uid, meta.data_set_at)
+    if before.pixels_at is not None and header.pixels_at is not None:
+        new_pixels = memoryview(request.data_set)[header.pixels_at :]
+        if memoryview(content)[before.pixels_at :] == new_pixels:
+            return InstanceRefused("already held with another header", protocol.OTHER_HEADER)
+    return InstanceRefused("already held with other content", protocol.OTHER_PIXELS)
+
+
+@dataclass(frozen=True)
+class HeldSeries:
+    """A series as it lies in the spool. `broken` names files that no longer read as whole instances."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    arrivals: tuple[Arrival, ...]
+    broken: tuple[Path, ...]
+
+
+def read_back(folder: Path, at_seconds: float) -> HeldSeries | None:
+    """Read the headers of a series folder, for the start-up sweep; None when no file there is readable.
+
+    Every instance counts as arrived at `at_seconds`: a sender that was cut off by the restart gets the
+    whole quiet time to come back. Pixels are not read.
+    """
+    headers: list[RawHeader] = []
+    broken: list[Path] = []
+    for path in sorted(folder.glob("*.dcm")):
+        try:
+            headers.append(read_file_header(path))
+        except (InstanceRefused, NetworkError, OSError, ValueError):
+            broken.append(path)
+    if not headers:
+        return None
+    arrivals = tuple(
+        Arrival(header.sop_instance_uid, header.instance_number, header.position_mm, at_seconds)
+        for header in headers
+    )
+    first = headers[0]
+    return HeldSeries(first.study_instance_uid, first.series_instance_uid, arrivals, tuple(broken))
+
+
+def read_file_header(path: Path) -> RawHeader:
+    """Read the header of one Part 10 file without reading its pixels.
+
+    Raises NetworkError or InstanceRefused for a file that is no whole instance, OSError, and ValueError
+    for an empty file.
+    """
+    meta = part10.read_meta(path)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return read_header(content, meta.transfer_syntax_uid, meta.data_set_at)

@@ -1,0 +1,228 @@
+"""The few header elements that filing needs, read from raw bytes, and the proof that the data set is whole.
+
+Walks the top-level elements of an encoded data set (PS3.5 section 7) from the first byte to the last
+without decoding a pixel: every length must fit, sequences and fragments must be closed, native pixel data
+must be as long as Rows and Columns ask for. What does not add up was cut off on its way and is refused.
+"""
+
+import math
+import mmap
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from dicomnode.errors import InstanceRefused
+from dicomnode.network import protocol
+from dicomnode.settings import is_uid
+
+_UNDEFINED: Final = 0xFFFFFFFF
+_ITEM: Final = 0xFFFEE000
+_ITEM_END: Final = 0xFFFEE00D
+_SEQUENCE_END: Final = 0xFFFEE0DD
+_PIXEL_DATA: Final = 0x7FE00010
+_LONG_VRS: Final = frozenset(
+    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+)
+_DEEPEST: Final = 32
+_LONGEST_TEXT: Final = 256
+
+_SOP_CLASS_UID: Final = 0x00080016
+_SOP_INSTANCE_UID: Final = 0x00080018
+_STUDY_INSTANCE_UID: Final = 0x0020000D
+_SERIES_INSTANCE_UID: Final = 0x0020000E
+_INSTANCE_NUMBER: Final = 0x00200013
+_IMAGE_POSITION: Final = 0x00200032
+_SAMPLES_PER_PIXEL: Final = 0x00280002
+_NUMBER_OF_FRAMES: Final = 0x00280008
+_ROWS: Final = 0x00280010
+_COLUMNS: Final = 0x00280011
+_BITS_ALLOCATED: Final = 0x00280100
+_UIDS: Final = (_SOP_CLASS_UID, _SOP_INSTANCE_UID, _STUDY_INSTANCE_UID, _SERIES_INSTANCE_UID)
+_SIZES: Final = (_SAMPLES_PER_PIXEL, _NUMBER_OF_FRAMES, _ROWS, _COLUMNS, _BITS_ALLOCATED)
+_WANTED: Final = frozenset((*_UIDS, *_SIZES, _INSTANCE_NUMBER, _IMAGE_POSITION))
+Buffer = bytes | mmap.mmap
+
+
+@dataclass(frozen=True)
+class RawHeader:
+    """What a data set says about itself; `position_mm` is Image Position (Patient), single-frame only."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    instance_number: int | None
+    position_mm: tuple[float, float, float] | None
+    pixels_at: int | None
+    """Where the Pixel Data element begins, counted like the bytes given to `read_header`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Element:
+    tag: int
+    vr: bytes
+    start: int
+    length: int
+
+
+def read_header(data: Buffer, transfer_syntax_uid: str, start: int = 0) -> RawHeader:
+    """Read the elements that filing needs, and check that nothing of the data set is missing.
+
+    The data set begins at `start` and goes to the end of `data`.
+    Raises InstanceRefused: C000 when the data set is cut off or cannot be parsed, C005 when a UID is
+    missing or malformed.
+    """
+    values: dict[int, bytes] = {}
+    pixels: _Element | None = None
+    pixels_at = None
+    position = start
+    explicit = transfer_syntax_uid != protocol.IMPLICIT_VR_LITTLE_ENDIAN
+    while position < len(data):
+        if not data[position : position + 8].strip(b"\x00") and not data[position:].strip(b"\x00"):
+            break  # some senders fill up with zeros
+        element = _element_at(data, position, explicit)
+        if element.tag == _PIXEL_DATA:
+            pixels, pixels_at = element, position
+        position = _end_of(data, element, explicit, 0)
+        if element.tag in _WANTED:
+            values[element.tag] = data[element.start : position][:_LONGEST_TEXT]
+    header = _header(values, pixels_at)
+    if header.sop_class_uid in protocol.IMAGE_CLASSES:
+        _require_pixels(values, pixels, transfer_syntax_uid)
+    return header
+
+
+# --- the walk ---------------------------------------------------------------------------------
+
+
+def _element_at(data: Buffer, position: int, explicit: bool) -> _Element:
+    """Read one element's tag, VR and length, PS3.5 section 7.1."""
+    try:
+        group, number = struct.unpack_from("<HH", data, position)
+        tag = group << 16 | number
+        vr = data[position + 4 : position + 6]
+        if explicit and group != 0xFFFE and vr.isalpha() and vr.isupper():
+            if vr not in _LONG_VRS:
+                (length,) = struct.unpack_from("<H", data, position + 6)
+                return _Element(tag, vr, position + 8, length)
+            (length,) = struct.unpack_from("<I", data, position + 8)
+            return _Element(tag, vr, position + 12, length)
+        (length,) = struct.unpack_from("<I", data, position + 4)
+    except struct.error as error:
+        raise _cut_off() from error
+    return _Element(tag, b"", position + 8, length)
+
+
+def _end_of(data: Buffer, element: _Element, explicit: bool, depth: int) -> int:
+    if element.length != _UNDEFINED:
+        return _within(data, element.start + element.length)
+    if element.tag == _PIXEL_DATA or element.vr in (b"OB", b"OW"):
+        return _end_of_fragments(data, element.start)
+    # A sequence of VR UN is encoded with implicit VR, whatever the transfer syntax (PS3.5 section 6.2.2).
+    return _end_of_sequence(data, element.start, explicit and element.vr != b"UN", depth + 1)
+
+
+def _end_of_fragments(data: Buffer, position: int) -> int:
+    """Encapsulated pixel data, PS3.5 annex A.4: items of defined length until a delimiter."""
+    while True:
+        item = _element_at(data, position, explicit=False)
+        if item.tag == _SEQUENCE_END:
+            return item.start
+        if item.tag != _ITEM or item.length == _UNDEFINED:
+            raise _cut_off()
+        position = _within(data, item.start + item.length)
+
+
+def _end_of_sequence(data: Buffer, position: int, explicit: bool, depth: int) -> int:
+    """Sequence of undefined length, PS3.5 section 7.5."""
+    if depth > _DEEPEST:
+        raise InstanceRefused(f"sequences nested deeper than {_DEEPEST}", protocol.NOT_WHOLE)
+    while True:
+        item = _element_at(data, position, explicit)
+        if item.tag == _SEQUENCE_END:
+            return item.start
+        if item.tag != _ITEM:
+            raise _cut_off()
+        if item.length == _UNDEFINED:
+            position = _end_of_item(data, item.start, explicit, depth)
+        else:
+            position = _within(data, item.start + item.length)
+
+
+def _end_of_item(data: Buffer, position: int, explicit: bool, depth: int) -> int:
+    while True:
+        element = _element_at(data, position, explicit)
+        if element.tag == _ITEM_END:
+            return element.start
+        position = _end_of(data, element, explicit, depth)
+
+
+def _within(data: Buffer, position: int) -> int:
+    if position > len(data):
+        raise _cut_off()
+    return position
+
+
+def _cut_off() -> InstanceRefused:
+    return InstanceRefused("data set is cut off or cannot be parsed", protocol.NOT_WHOLE)
+
+
+# --- the values -----------------------------------------------------------------------------------
+
+
+def _header(values: dict[int, bytes], pixels_at: int | None) -> RawHeader:
+    return RawHeader(
+        sop_class_uid=_uid(values, _SOP_CLASS_UID, "SOP Class UID"),
+        sop_instance_uid=_uid(values, _SOP_INSTANCE_UID, "SOP Instance UID"),
+        study_instance_uid=_uid(values, _STUDY_INSTANCE_UID, "Study Instance UID"),
+        series_instance_uid=_uid(values, _SERIES_INSTANCE_UID, "Series Instance UID"),
+        instance_number=_integer(values.get(_INSTANCE_NUMBER, b"")),
+        position_mm=_position(values.get(_IMAGE_POSITION, b"")),
+        pixels_at=pixels_at,
+    )
+
+
+def _text(value: bytes) -> str:
+    return value.decode("latin-1").strip("\x00 ")
+
+
+def _uid(values: dict[int, bytes], tag: int, name: str) -> str:
+    text = _text(values.get(tag, b""))
+    if not is_uid(text):
+        raise InstanceRefused(f"{name} is missing or malformed", protocol.UID_MISSING)
+    return text
+
+
+def _integer(value: bytes) -> int | None:
+    """IS; some scanners write a decimal."""
+    try:
+        return int(float(_text(value)))
+    except (ValueError, OverflowError):
+        return None
+
+
+def _position(value: bytes) -> tuple[float, float, float] | None:
+    try:
+        x, y, z = (float(part) for part in _text(value).split("\\"))
+    except ValueError:
+        return None
+    return (x, y, z) if all(map(math.isfinite, (x, y, z))) else None
+
+
+def _require_pixels(values: dict[int, bytes], pixels: _Element | None, transfer_syntax_uid: str) -> None:
+    if pixels is None:
+        raise InstanceRefused("data set ends before its Pixel Data", protocol.NOT_WHOLE)
+    if transfer_syntax_uid not in protocol.UNCOMPRESSED:
+        return
+    if pixels.length == _UNDEFINED:
+        raise InstanceRefused("compressed pixels under an uncompressed syntax", protocol.NOT_WHOLE)
+    bits = _unsigned(values, _ROWS) * _unsigned(values, _COLUMNS) * _unsigned(values, _BITS_ALLOCATED)
+    samples = _unsigned(values, _SAMPLES_PER_PIXEL) or 1
+    frames = max(_integer(values.get(_NUMBER_OF_FRAMES, b"")) or 1, 1)
+    if pixels.length * 8 < bits * samples * frames:
+        raise InstanceRefused("Pixel Data is shorter than Rows x Columns", protocol.NOT_WHOLE)
+
+
+def _unsigned(values: dict[int, bytes], tag: int) -> int:
+    """US; 0 when absent."""
+    return int.from_bytes(values.get(tag, b"")[:2], "little")

@@ -1,0 +1,99 @@
+"""What this node speaks: SOP classes, transfer syntaxes, DIMSE statuses, and its own identification.
+
+Statuses: PS3.4 table B.2-1 (C-STORE) and PS3.7 annex C. Own codes stay inside the ranges the standard
+leaves to the implementation.
+"""
+
+import hashlib
+import logging
+import warnings
+from typing import Final
+
+from pynetdicom import _config
+from pynetdicom.presentation import PresentationContext, build_context
+
+IMPLEMENTATION_CLASS_UID: Final = "2.25.267208223927861791750674517220719327305"
+IMPLEMENTATION_VERSION_NAME: Final = "DICOMNODE_0"
+
+VERIFICATION: Final = "1.2.840.10008.1.1"
+CT_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.2"
+ENHANCED_CT_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.2.1"
+LEGACY_CONVERTED_ENHANCED_CT_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.2.2"
+XRAY_RADIATION_DOSE_SR: Final = "1.2.840.10008.5.1.4.1.1.88.67"
+ENHANCED_XRAY_RADIATION_DOSE_SR: Final = "1.2.840.10008.5.1.4.1.1.88.76"
+
+IMAGE_CLASSES: Final = (CT_IMAGE, ENHANCED_CT_IMAGE, LEGACY_CONVERTED_ENHANCED_CT_IMAGE)
+DOSE_REPORT_CLASSES: Final = (XRAY_RADIATION_DOSE_SR, ENHANCED_XRAY_RADIATION_DOSE_SR)
+
+EXPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1"
+IMPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2"
+UNCOMPRESSED: Final = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
+LOSSLESS: Final = (
+    "1.2.840.10008.1.2.4.70",  # JPEG Lossless, first-order prediction
+    "1.2.840.10008.1.2.4.57",  # JPEG Lossless, any prediction
+    "1.2.840.10008.1.2.4.80",  # JPEG-LS Lossless
+    "1.2.840.10008.1.2.4.90",  # JPEG 2000 Lossless
+    "1.2.840.10008.1.2.4.201",  # High-Throughput JPEG 2000 Lossless
+    "1.2.840.10008.1.2.5",  # RLE Lossless
+)
+
+SUCCESS: Final = 0x0000
+OUT_OF_RESOURCES: Final = 0xA700
+CLASS_MISMATCH: Final = 0xA900
+NOT_WHOLE: Final = 0xC000
+UID_MISSING: Final = 0xC005
+INSTANCE_MISMATCH: Final = 0xC006
+OTHER_PIXELS: Final = 0xC010
+OTHER_HEADER: Final = 0xC011
+OTHER_ENCODING: Final = 0xC012
+INVALID_INSTANCE_UID: Final = 0x0117
+CLASS_NOT_SUPPORTED: Final = 0x0122
+
+
+def accepted_contexts() -> list[PresentationContext]:
+    """Return what the listener accepts, in its own order of preference: uncompressed before compressed.
+
+    Not accepted: Deflated (a few bytes can become gigabytes), Explicit VR Big Endian (retired) and every
+    lossy syntax (the noise the enhancement measures is no longer in the image).
+    """
+    contexts = [build_context(VERIFICATION, list(UNCOMPRESSED))]
+    contexts += [build_context(uid, [*UNCOMPRESSED, *LOSSLESS]) for uid in IMAGE_CLASSES]
+    contexts += [build_context(uid, list(UNCOMPRESSED)) for uid in DOSE_REPORT_CLASSES]
+    return contexts
+
+
+def stored(status: int) -> bool:
+    """Say whether a C-STORE status means that the peer keeps the instance: success, or a warning.
+
+    0111 (duplicate SOP instance) counts: what is sent under a UID never changes, so the peer has it from
+    an attempt whose answer was lost.
+    """
+    return status in (0x0000, 0x0001, 0x0107, 0x0111, 0x0116) or 0xB000 <= status <= 0xBFFF
+
+
+def come_back_later(status: int) -> bool:
+    """Say whether a C-STORE status asks to send the instance again later (out of resources, congestion)."""
+    return 0xA700 <= status <= 0xA7FF or status == 0x0213
+
+
+def short(uid: str) -> str:
+    """Return a name for a UID that may stand in a log: UIDs identify studies, and so patients."""
+    return hashlib.sha256(uid.encode("utf-8", "replace")).hexdigest()[:12]
+
+
+def hush_pynetdicom() -> None:
+    """Keep identifiers out of pynetdicom's log, and its log handlers out of every PDU's way.
+
+    Its standard handlers print data set identifiers and take one lock for all associations at every
+    PDU. Its check of UIDs would answer a malformed one by breaking the association off, and print it;
+    the handlers here answer it with a status.
+    """
+    warnings.filterwarnings("ignore", module=r"pydicom\.valuerep")  # quotes the value it warns of
+    logging.getLogger("pydicom").setLevel(logging.ERROR)  # the same words again
+    _config.LOG_HANDLER_LEVEL = "none"
+    _config.LOG_REQUEST_IDENTIFIERS = False
+    _config.LOG_RESPONSE_IDENTIFIERS = False
+    _config.VALIDATORS["UI"] = lambda _: (True, "")
+    logging.getLogger("pynetdicom").setLevel(logging.ERROR)
+    for chatty in ("dul", "utils", "dsutils", "dimse_primitives", "transport"):
+        logging.getLogger(f"pynetdicom.{chatty}").setLevel(logging.CRITICAL)

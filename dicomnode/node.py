@@ -1,0 +1,280 @@
+"""The running process: the receiver, the watch over arriving series, and the journey; orderly start and stop.
+
+    with Node(settings, observe=print) as node:
+        ...                                     # node.port, node.jobs(), node.retry(job_id)
+
+The receiver's threads only hand over what is safe on the disk; one thread of the node decides which series
+are complete and makes jobs of them. Nothing that matters is in memory alone: a series whose end was not seen
+before a stop or a crash is found in the spool at the next start.
+"""
+
+import logging
+import queue
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Final
+
+from dicomnode import __version__
+from dicomnode.engines.catalog import load_engine
+from dicomnode.engines.need.engine import NeedEngine
+from dicomnode.errors import DicomnodeError, InstanceRefused, JobError, NetworkError
+from dicomnode.journey.job import Job, Observer, read_jobs
+from dicomnode.journey.workflow import Journey
+from dicomnode.network import part10, protocol
+from dicomnode.network.completeness import Arrival, Completion, SeriesWatch
+from dicomnode.network.header import read_header
+from dicomnode.network.receive import AssociationOutcome, ReceivedInstance, Receiver
+from dicomnode.settings import Settings
+from dicomnode.spool import Spool, key
+
+REQUESTS: Final = "requests"
+_RETRY: Final = "retry-"
+_TICK_SECONDS: Final = 0.5
+_GRACE_SECONDS: Final = 20.0
+_AGAIN_SECONDS: Final = 30.0
+
+log = logging.getLogger(__name__)
+# Its informational lines hold the UIDs of the images that a report is about.
+logging.getLogger("highdicom").setLevel(logging.WARNING)
+
+
+class Node:
+    """One node in this process. `observe` is told of every change of a job, in the thread that makes it.
+
+    `engine` is for whoever has one loaded already; else the model that the settings name is loaded at start.
+    """
+
+    def __init__(
+        self, settings: Settings, observe: Observer | None = None, engine: NeedEngine | None = None
+    ) -> None:
+        self._settings = settings
+        self._observe = observe
+        self._engine = engine
+        self._spool = Spool(settings.node.spool, settings.node.reserve_bytes)
+        self._receiver = Receiver(settings, self._spool, self._on_stored, self._on_association_end)
+        self._handed_over: queue.SimpleQueue[ReceivedInstance | tuple[AssociationOutcome, frozenset[str]]]
+        self._handed_over = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watch")
+        self._journey: Journey | None = None
+        self._desk: _Desk | None = None
+
+    # --- life -----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Take up what was left, then open the port. Raises DicomnodeError."""
+        removed = self._spool.claim()
+        node, engine = self._settings.node, self._settings.engine
+        log.info("dicomnode %s, spool %s, %d leftovers removed", __version__, self._spool.root, removed)
+        try:
+            model = self._engine or load_engine(
+                engine.models_folder, engine.model, engine.device, engine.threads
+            )
+            self._journey = Journey(self._settings, self._spool, model, self._observe)
+            self._desk = _Desk(self._settings, self._spool, self._journey)
+            self._journey.start()
+            self._desk.sweep(time.monotonic())
+            self._thread.start()
+            self._receiver.start()
+        except BaseException:
+            self.stop(grace_seconds=0.0)
+            raise
+        log.info("%s is ready on port %d", node.ae_title, self.port)
+
+    def stop(self, grace_seconds: float = _GRACE_SECONDS) -> bool:
+        """Close the port, break off what is being worked on so that it goes on at the next start, let go.
+
+        Returns whether everything has come to rest; if not, a thread is still busy (with a peer that does
+        not answer, for example) and the process should end without waiting for it.
+        """
+        self._receiver.stop()
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        rested = self._journey.stop(grace_seconds) if self._journey is not None else True
+        self._journey = None
+        if rested:
+            self._spool.release()
+        return rested
+
+    def run(self) -> int:
+        """Start, work until SIGTERM or SIGINT, stop; return the exit status. For the main thread."""
+        asked = threading.Event()
+
+        def on_signal(number: int, _: FrameType | None) -> None:
+            log.info("stopping (%s); once more to stop at once", signal.Signals(number).name)
+            signal.signal(number, signal.SIG_DFL)
+            asked.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, on_signal)
+        self.start()
+        while not asked.wait(_TICK_SECONDS):
+            if not self._thread.is_alive():
+                log.critical("the watch over arriving series has ended by an error; the node stops")
+                self.stop()
+                return 1
+        if not self.stop():
+            log.warning("a thread is still busy; what it does goes on at the next start")
+        return 0
+
+    def __enter__(self) -> "Node":
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # --- looking and asking -----------------------------------------------------------------
+
+    @property
+    def port(self) -> int:
+        """The DICOM port that is open."""
+        return self._receiver.port
+
+    def jobs(self) -> list[Job]:
+        """Every job in the spool, oldest first."""
+        return self._journey.book.jobs() if self._journey is not None else read_jobs(self._spool.root)
+
+    def retry(self, job_id: str) -> Job:
+        """Start a job again that has ended without its result everywhere. Raises JobError."""
+        if self._journey is None:
+            raise JobError("the node is not running")
+        return self._journey.retry(job_id)
+
+    # --- what arrives -----------------------------------------------------------------------
+
+    def _on_stored(self, received: ReceivedInstance) -> None:
+        self._handed_over.put(received)
+
+    def _on_association_end(self, outcome: AssociationOutcome, series_uids: frozenset[str]) -> None:
+        self._handed_over.put((outcome, series_uids))
+
+    def _watch(self) -> None:
+        """The node's own thread: arrivals in the order they came, then what is due, then requests."""
+        assert self._desk is not None
+        looked_at = time.monotonic()
+        while not self._stopping.is_set():
+            try:
+                news = self._handed_over.get(timeout=_TICK_SECONDS)
+            except queue.Empty:
+                news = None
+            now = time.monotonic()
+            if isinstance(news, ReceivedInstance):
+                self._desk.arrived(news, now)
+            elif news is not None:
+                self._desk.association_ended(*news, now)
+            if now - looked_at >= _TICK_SECONDS:
+                self._desk.hand_in(now)
+                self._answer_requests()
+                looked_at = now
+
+    def _answer_requests(self) -> None:
+        """What other processes ask for by leaving a file: `dicomnode retry` runs beside the node."""
+        for path in sorted((self._spool.root / REQUESTS).glob(f"{_RETRY}*")):
+            job_id = path.name.removeprefix(_RETRY)
+            try:
+                log.info("job %s: starts again on request", self.retry(job_id).job_id)
+            except DicomnodeError as error:
+                log.warning("job %s: cannot start again (%s)", job_id, error)
+            path.unlink(missing_ok=True)
+
+
+def request_retry(spool_root: Path, job_id: str) -> None:
+    """Ask the node of a spool, running or not yet, to start a job again. Raises JobError, SpoolError."""
+    if job_id not in {job.job_id for job in read_jobs(spool_root)}:
+        raise JobError(f"there is no job {job_id} in {spool_root}; `dicomnode status` lists them")
+    Spool(spool_root, reserve_bytes=0).write_durably(spool_root / REQUESTS / f"{_RETRY}{job_id}")
+
+
+class _Desk:
+    """Where arriving instances become series, and complete series become jobs. For one thread."""
+
+    def __init__(self, settings: Settings, spool: Spool, journey: Journey) -> None:
+        self._spool = spool
+        self._journey = journey
+        self._watch = SeriesWatch(settings.completeness)
+        self._watched: set[str] = set()
+        self._again: list[tuple[float, Completion]] = []
+
+    def sweep(self, now: float) -> None:
+        """Find the images that no job has: their series was not complete when the node stopped."""
+        for folder in self._spool.series():
+            latest = self._journey.book.latest(folder.name)
+            taken = set(latest.files) if latest else set()
+            left = [path for path in sorted(folder.glob("*.dcm")) if path.name not in taken]
+            found = list(self._read(left, now))
+            for series_uid, arrival in found:
+                self._open(series_uid)
+                self._watch.restored(series_uid, [arrival])
+            if found:
+                log.info("series %s: %d images wait in the spool", protocol.short(found[0][0]), len(found))
+
+    def arrived(self, received: ReceivedInstance, now: float) -> None:
+        """Note an instance that is safe on the disk."""
+        series_uid = received.series_instance_uid
+        if received.sop_class_uid in protocol.DOSE_REPORT_CLASSES:
+            log.info("a dose report was stored (series %s)", protocol.short(series_uid))
+            return
+        if series_uid not in self._watched:
+            if not received.new and self._taken(series_uid, received.path.name):
+                return
+            self._open(series_uid)
+        self._watch.arrived(series_uid, received.arrival(now))
+
+    def association_ended(self, outcome: AssociationOutcome, series_uids: Iterable[str], now: float) -> None:
+        """Note that nobody is sending these series any more."""
+        self._watch.association_ended(series_uids, now, released=outcome == "released")
+
+    def hand_in(self, now: float) -> None:
+        """Make jobs of the series that are complete by now."""
+        again = [completion for due_at, completion in self._again if due_at <= now]
+        self._again = [(due_at, completion) for due_at, completion in self._again if due_at > now]
+        for completion in (*again, *self._watch.due(now)):
+            try:
+                self._journey.submit(completion)
+            except (DicomnodeError, OSError) as error:
+                shown = protocol.short(completion.series_uid)
+                log.error("series %s: cannot be made a job yet (%s)", shown, error)
+                self._again.append((now + _AGAIN_SECONDS, completion))
+            # Whatever comes later is put together with what the job has, from the spool.
+            self._watch.forget(completion.series_uid)
+            self._watched.discard(completion.series_uid)
+
+    def _open(self, series_uid: str) -> None:
+        """Watch a series; the images that a job of it has already count as a revision that was passed on."""
+        if series_uid in self._watched:
+            return
+        self._watched.add(series_uid)
+        latest = self._journey.book.latest(key(series_uid))
+        if latest is not None:
+            folder = self._spool.series_folder(series_uid)
+            held = self._read([folder / name for name in latest.files], 0.0)
+            self._watch.restored(
+                series_uid, [arrival for _, arrival in held], latest.generation, completed=True
+            )
+
+    def _taken(self, series_uid: str, name: str) -> bool:
+        latest = self._journey.book.latest(key(series_uid))
+        return latest is not None and name in latest.files
+
+    def _read(self, paths: Iterable[Path], at_seconds: float) -> Iterator[tuple[str, Arrival]]:
+        """(series UID, arrival) of each image; not of dose reports, nor of what cannot be read any more."""
+        for path in paths:
+            try:
+                content = path.read_bytes()
+                meta = part10.parse_meta(content, path.name)
+                header = read_header(content[meta.data_set_at :], meta.transfer_syntax_uid)
+            except (OSError, NetworkError, InstanceRefused) as error:
+                log.error("an image in the spool cannot be read (%s)", type(error).__name__)
+                continue
+            if meta.sop_class_uid not in protocol.DOSE_REPORT_CLASSES:
+                number, position_mm = header.instance_number, header.position_mm
+                arrival = Arrival(header.sop_instance_uid, number, position_mm, at_seconds)
+                yield header.series_instance_uid, arrival

@@ -1,0 +1,1 @@
+"""Photons, projections and noise: tensors in, tensors out, no DICOM."""

@@ -1,0 +1,44 @@
+"""Fixtures that every part of the suite shares."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.makers import make_series
+
+SHARED_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real CT data that lies beside the repository; the test is skipped without it."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the real CT data (../shared/data) is not beside this clone")
+    return SHARED_DATA.resolve()
+
+
+@pytest.fixture
+def ct_series(tmp_path: Path) -> list[Path]:
+    """Six slices of a small CT series on disk."""
+    return make_series(tmp_path / "series")
+
+
+@pytest.fixture(scope="session")
+def dciodvfy() -> str:
+    """The path of the DICOM object checker; the test is skipped where dicom3tools is not installed."""
+    return _program("dciodvfy")
+
+
+@pytest.fixture(scope="session")
+def program() -> Callable[[str], str]:
+    """Find a program by name, or skip the test."""
+    return _program
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed (apt-get install dicom3tools dcmtk)")
+    return found

@@ -1,0 +1,64 @@
+"""An installation and a result to write about."""
+
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from dicomnode.dicom.derived import Identity, Provenance
+from dicomnode.dicom.dose import DoseReading
+
+
+@pytest.fixture
+def identity() -> Identity:
+    return Identity(ae_title="DICOMNODE", device_uid="2.25.329800735698586629295641978511506172918")
+
+
+@pytest.fixture
+def provenance() -> Provenance:
+    dose = DoseReading(
+        kvp=120.0,
+        mas=(38.0, 40.0, 42.0),
+        ctdivol_mgy=(2.4, 2.5, 2.6),
+        phantom_cm=32,
+        source="ctdivol-tag",
+        flags=("PHANTOM_INFERRED",),
+    )
+    return Provenance(
+        engine="need",
+        model_id="need-small",
+        model_version="1.0.0",
+        weights_digest="ab" * 32,
+        configuration_digest="cd" * 32,
+        dose=dose,
+        photons=81234.5,
+        dose_fraction=0.25,
+        dose_decided_by="noise",
+        ssde_mgy=3.4,
+        water_equivalent_diameter_mm=281.0,
+        start_step=12,
+        steps=50,
+        seed=7,
+        noise_before_hu=31.4,
+        noise_after_hu=12.2,
+        bias_hu={"air": 0.1, "fat": -0.4, "soft": 0.2},
+        max_change_hu=140.0,
+        verdict="pass",
+        verdict_reasons=(),
+        processed_at=datetime(2026, 3, 4, 12, 30, 15, tzinfo=UTC),
+    )
+
+
+@pytest.fixture
+def object_errors(dciodvfy: str) -> Callable[[Path], Counter[str]]:
+    """The errors, not the warnings, that dciodvfy finds in one file."""
+
+    def check(path: Path) -> Counter[str]:
+        run = subprocess.run([dciodvfy, str(path)], capture_output=True, text=True, errors="replace")
+        lines = (run.stdout + run.stderr).splitlines()
+        return Counter(line for line in lines if line.startswith("Error"))
+
+    return check

@@ -1,0 +1,325 @@
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from dicomnode.dicom.dose import DoseReading, read_dose, ssde_mgy
+from dicomnode.dicom.exposure import read_exposure
+from dicomnode.dicom.series import read_headers
+from tests.makers import make_series
+
+
+def header(**values: object) -> Dataset:
+    data = Dataset()
+    data.KVP = "120"
+    for keyword, value in values.items():
+        setattr(data, keyword, value)
+    return data
+
+
+def with_phantom(data: Dataset, code: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator = code, "DCM"
+    data.CTDIPhantomTypeCodeSequence = [item]
+    return data
+
+
+def scan(
+    maker: str,
+    current: float,
+    time_ms: float,
+    stated: int | None,
+    *,
+    rotation: float | None = None,
+    pitch: float | None = None,
+    thickness: float | None = None,
+    collimation: float | None = None,
+    options: str = "",
+) -> Dataset:
+    data = header(Manufacturer=maker, XRayTubeCurrent=current, ExposureTime=time_ms, ScanOptions=options)
+    named = {
+        "Exposure": stated,
+        "RevolutionTime": rotation,
+        "SpiralPitchFactor": pitch,
+        "SliceThickness": thickness,
+        "TotalCollimationWidth": collimation,
+    }
+    for keyword, value in named.items():
+        if value is not None:
+            setattr(data, keyword, value)
+    return data
+
+
+SIEMENS, PHILIPS, GE = "SIEMENS", "Philips", "GE MEDICAL SYSTEMS"
+# What (0018,1152) means on real scanners: header, mAs it stands for, flag.
+MEANINGS = [
+    (scan(SIEMENS, 136, 1000, 247, pitch=0.55, thickness=5, collimation=19.2), 247, None),
+    (scan(SIEMENS, 172, 500, 71, pitch=1.2, thickness=5, collimation=38.4), 71, None),
+    (scan(SIEMENS, 173, 1500, 130), 130, "PITCH_IMPLIED"),
+    (scan(SIEMENS, 81, 1000, 90), 90, "PITCH_IMPLIED"),
+    (scan(PHILIPS, 112, 1277, 143, rotation=0.5, pitch=0.391, thickness=1, collimation=40), 143, None),
+    (scan(PHILIPS, 343, 875, 300, rotation=0.75, thickness=2.5, collimation=10, options="AXIAL"), 300, None),
+    (scan(PHILIPS, 306, 588, 180, rotation=0.75, pitch=1.273, thickness=1, collimation=40), 180, None),
+    (
+        scan(GE, 250, 1320, 53, rotation=0.8, pitch=0.9375, thickness=2.5, collimation=10),
+        213.3,
+        "GE_SLICE_SCALED_EXPOSURE",
+    ),
+    (
+        scan(GE, 164, 501, 3, rotation=0.6, pitch=1.75, thickness=1.25, collimation=20),
+        56.2,
+        "GE_SLICE_SCALED_EXPOSURE",
+    ),
+    (
+        scan("", 170, 2000, 85, rotation=2.0, thickness=5, collimation=20, options="AXIAL MODE"),
+        340,
+        "GE_SLICE_SCALED_EXPOSURE",
+    ),
+    (scan(GE, 210, 2000, 420, options="AXIAL MODE"), 420, None),
+    (scan(GE, 300, 326, 98, options="CINE MODE"), 98, None),
+    (scan("TOSHIBA", 250, 1500, 380, thickness=10), 380, None),
+    (scan("ELSCINT", 150, 51100, 150, thickness=1), None, "EXPOSURE_INCONSISTENT"),
+    (scan(GE, 170, 1601, 900, options="HELICAL MODE"), None, "EXPOSURE_INCONSISTENT"),
+]
+
+
+@pytest.mark.parametrize(("data", "mas", "flag"), MEANINGS)
+def test_what_exposure_means(data: Dataset, mas: float | None, flag: str | None) -> None:
+    exposure = read_exposure(data)
+    assert exposure.mas == (None if mas is None else pytest.approx(mas, rel=0.002))
+    assert exposure.flags == ({flag} if flag else set())
+
+
+def test_thin_slices_of_ge_are_not_low_dose(tmp_path: Path) -> None:
+    doses = []
+    for thickness in (5.0, 1.25):
+        paths = make_series(
+            tmp_path / str(thickness), vendor="ge", slice_thickness_mm=thickness, effective_mas=80
+        )
+        doses.append(read_dose(read_headers(paths)).mean_ctdivol_mgy)
+    assert doses[0] == pytest.approx(doses[1])
+
+
+@pytest.mark.parametrize(
+    ("values", "mas", "flags"),
+    [
+        ({"Exposure": 100, "ExposureInuAs": 100_000}, 100, set()),
+        ({"Exposure": 100, "ExposureInuAs": 100}, 100, set()),
+        ({"Exposure": 100, "ExposureInuAs": 7_000}, 100, {"EXPOSURE_UAS_CONFLICT"}),
+        ({"ExposureInuAs": 100_000}, 100, set()),
+        ({}, 100, {"EXPOSURE_COMPUTED"}),
+        ({"Exposure": "text"}, 100, {"EXPOSURE_COMPUTED"}),
+        ({"Exposure": 100, "RevolutionTime": 500.0}, 100, set()),
+        ({"XRayTubeCurrent": 2, "Exposure": 100}, None, {"EXPOSURE_INCONSISTENT"}),
+    ],
+)
+def test_units_and_odd_values(values: dict[str, object], mas: float | None, flags: set[str]) -> None:
+    data = header(Manufacturer="X", XRayTubeCurrent=200, ExposureTime=500)
+    for keyword, value in values.items():
+        data.add_new(keyword, "LO", value) if value == "text" else setattr(data, keyword, value)
+    exposure = read_exposure(data)
+    assert exposure.mas == (None if mas is None else pytest.approx(mas))
+    assert exposure.flags == flags
+
+
+def test_rotation_and_pitch_from_private_blocks() -> None:
+    data = scan(GE, 150, 1186, 10268, thickness=5, options="HELICAL MODE")
+    data.private_block(0x0019, "GEMS_ACQU_01", create=True).add_new(0x27, "DS", "0.8")
+    data.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(0x27, "SH", "1.375:1")
+    exposure = read_exposure(data)
+    assert exposure.mas == pytest.approx(150 * 0.8 / 1.375)
+    assert exposure.flags == {"EXPOSURE_IGNORED"}
+
+
+def test_the_second_tube_adds() -> None:
+    data = scan(SIEMENS, 172, 500, 71, pitch=1.2)
+    tube = Dataset()
+    tube.ExposureInmAs = 29.0
+    data.CTAdditionalXRaySourceSequence = [tube]
+    assert read_exposure(data).mas == 100
+    assert read_exposure(data).flags == {"SECOND_TUBE"}
+
+
+# --- CTDIvol ---------------------------------------------------------------------------
+
+
+def siemens(ctdivol: float | None, **values: object) -> Dataset:
+    data = with_phantom(scan(SIEMENS, 200, 500, 100, pitch=1.0), "113691")
+    if ctdivol is not None:
+        data.CTDIvol = ctdivol
+    for keyword, value in values.items():
+        setattr(data, keyword, value)
+    return data
+
+
+def test_the_tag_wins_with_its_phantom() -> None:
+    reading = read_dose([siemens(6.4), siemens(6.6)])
+    assert reading == DoseReading(120, (100, 100), (6.4, 6.6), 32, "ctdivol-tag", ())
+    assert reading.mean_ctdivol_mgy == pytest.approx(6.5)
+
+
+@pytest.mark.parametrize(("ctdivol", "phantom"), [(7.1, 32), (12.8, 16), (15.1, 16), (10.0, None)])
+def test_phantom_inferred_from_dose_per_mas(ctdivol: float, phantom: int | None) -> None:
+    data = scan(PHILIPS, 200, 500, 100, rotation=0.5, pitch=1.0)
+    data.CTDIvol = ctdivol
+    reading = read_dose([data])
+    assert reading.phantom_cm == phantom
+    assert reading.flags == ("PHANTOM_INFERRED" if phantom else "PHANTOM_UNKNOWN",)
+
+
+def test_a_localizers_ctdivol_does_not_fit_its_mas() -> None:
+    assert "CTDIVOL_MAS_MISMATCH" in read_dose([siemens(0.29)]).flags
+
+
+@pytest.mark.parametrize("odd", [0.0, 0.01, 4000.0])
+def test_an_insane_ctdivol_is_dropped_and_computed(odd: float) -> None:
+    reading = read_dose([siemens(odd)])
+    assert reading.source == "computed-from-mas"
+    assert reading.ctdivol_mgy[0] == pytest.approx(6.4)
+    assert {"CTDIVOL_OUT_OF_RANGE", "CTDIVOL_COMPUTED"} <= set(reading.flags)
+
+
+def test_computed_dose_of_a_head_is_on_the_head_phantom() -> None:
+    body, head = siemens(None), siemens(None, BodyPartExamined="HEAD")
+    assert read_dose([body]).phantom_cm == 32
+    assert read_dose([head]).phantom_cm == 16
+    assert read_dose([head]).mean_ctdivol_mgy == pytest.approx(16.3)
+
+
+@pytest.mark.parametrize(
+    "headers", [[], [Dataset()], [Dataset(), Dataset()], [header(Exposure=100)], [header(XRayTubeCurrent="")]]
+)
+def test_nothing_readable_is_never_a_normal_dose(headers: Sequence[Dataset]) -> None:
+    reading = read_dose(headers)
+    assert reading.source == "none"
+    assert reading.phantom_cm is None
+    assert reading.mean_ctdivol_mgy is None
+    assert reading.ctdivol_mgy == reading.mas == (None,) * len(headers)
+
+
+def test_few_missing_slices_are_filled_many_are_not() -> None:
+    values = [5.0, 5.2, None, 5.6, 5.8, 6.0]
+    reading = read_dose([siemens(value) for value in values])
+    assert reading.ctdivol_mgy[2] == pytest.approx(5.4)
+    assert reading.flags == ("CTDIVOL_INTERPOLATED",)
+    half = read_dose([siemens(5.0 if index % 2 else None) for index in range(6)])
+    assert half.source == "computed-from-mas"
+    assert "CTDIVOL_INCOMPLETE" in half.flags
+
+
+def test_one_outlier_is_replaced_a_step_is_kept() -> None:
+    smooth = [5.0 + 0.1 * index for index in range(9)]
+    typo = [*smooth]
+    typo[4] = 54.0
+    reading = read_dose([siemens(value) for value in typo])
+    assert reading.ctdivol_mgy == pytest.approx(smooth)
+    assert reading.flags == ("CTDIVOL_OUTLIER_REPLACED",)
+    step = [5.0, 5.1, 5.0, 5.1, 9.0, 9.1, 9.0, 9.1]
+    assert read_dose([siemens(value) for value in step]).ctdivol_mgy == pytest.approx(step)
+
+
+def test_a_mean_ctdivol_is_spread_by_the_tube_current() -> None:
+    currents = [100, 150, 200, 250, 300]
+    headers = [siemens(8.0, XRayTubeCurrent=one, Exposure=one // 2) for one in currents]
+    reading = read_dose(headers)
+    assert reading.mean_ctdivol_mgy == pytest.approx(8.0)
+    assert reading.ctdivol_mgy == pytest.approx([4, 6, 8, 10, 12])
+    assert reading.flags == ("CTDIVOL_SPREAD_BY_CURRENT",)
+
+
+def test_two_scans_in_one_series_are_flagged() -> None:
+    headers = [siemens(5.0, AcquisitionNumber=1)] * 4 + [siemens(15.0, AcquisitionNumber=2)] * 4
+    assert "ACQUISITIONS_DIFFER" in read_dose(headers).flags
+
+
+@pytest.mark.parametrize(
+    ("values", "flag"),
+    [
+        ({"ConvolutionKernel": ["I70f", "3"]}, True),
+        ({"ConvolutionKernel": "Br40d"}, True),
+        ({"ConvolutionKernel": "B30f"}, False),
+    ],
+)
+def test_iterative_reconstruction_is_flagged(values: dict[str, object], flag: bool) -> None:
+    assert ("ITERATIVE_RECONSTRUCTION" in read_dose([siemens(6.4, **values)]).flags) is flag
+
+
+@pytest.mark.parametrize(("kvp", "read"), [("120", 120), ("50", None), ("", None), ("0", None)])
+def test_tube_voltage(kvp: str, read: float | None) -> None:
+    assert read_dose([siemens(6.4, KVP=kvp)]).kvp == read
+
+
+# --- real headers ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "ctdivol", "phantom", "source"),
+    [
+        ("pairs/mayo/L192_B30f_3mm_z-184.6_full.dcm", 11.126, 32, "ctdivol-tag"),
+        ("ct/adit-fruit/*1001*H42s*00009.dcm", 38.256, 16, "ctdivol-tag"),
+        ("ct/dcm-qa-ct/In__Philips__S21570__S2010__I10.dcm", 18.367, 16, "ctdivol-tag"),
+        ("ct/covid19-ny-sbu/*A046441__axial__19010101-23.dcm", 2.8, 32, "ctdivol-tag"),
+        ("ct/tcga-de-a4ma/1-080.dcm", 0.832, 32, "computed-from-mas"),
+        ("ct/cmb-crc-01068-lung-kernel/1-040.dcm", 5.18, 32, "computed-from-mas"),
+        ("ct/rider-011/1-001.dcm", None, None, "none"),
+    ],
+)
+def test_real_headers(
+    shared_data: Path, pattern: str, ctdivol: float | None, phantom: int | None, source: str
+) -> None:
+    path = next(shared_data.glob(pattern))
+    reading = read_dose([dcmread(path, stop_before_pixels=True)])
+    assert reading.mean_ctdivol_mgy == (None if ctdivol is None else pytest.approx(ctdivol, rel=1e-3))
+    assert (reading.phantom_cm, reading.source) == (phantom, source)
+
+
+def test_modulation_survives_as_a_vector(shared_data: Path) -> None:
+    paths = sorted((shared_data / "ct" / "tcga-de-a4ma").glob("*.dcm"))[:40]
+    reading = read_dose(read_headers(paths))
+    known = [value for value in reading.mas if value is not None]
+    assert len(known) == 40
+    assert max(known) > 1.3 * min(known)
+
+
+# --- size-specific dose ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("diameter_mm", "body", "head"),
+    [(150, 2.14, 1.05), (200, 1.78, 0.86), (300, 1.23, 0.59), (400, 0.85, 0.40)],
+)
+def test_ssde_factors_of_report_204(diameter_mm: float, body: float, head: float) -> None:
+    assert ssde_mgy(1.0, 32, diameter_mm) == pytest.approx(body, abs=0.006)
+    assert ssde_mgy(1.0, 16, diameter_mm) == pytest.approx(head, abs=0.006)
+
+
+@pytest.mark.parametrize(
+    "arguments", [(None, 32, 300.0), (5.0, None, 300.0), (5.0, 32, None), (5.0, 32, 60.0), (5.0, 32, 500.0)]
+)
+def test_ssde_is_not_guessed(arguments: tuple[float | None, int | None, float | None]) -> None:
+    assert ssde_mgy(*arguments) is None
+
+
+TEXT = st.one_of(st.none(), st.sampled_from(["", "0", "120", "1e400", "nan", "12,5", "120k", "-3", "7.5"]))
+
+
+@given(st.dictionaries(st.sampled_from(["KVP", "SliceThickness"]), TEXT), st.lists(TEXT, max_size=3), TEXT)
+def test_any_text_in_numbers_is_read_or_ignored(
+    decimals: dict[str, str | None], exposures: list[str | None], current: str | None
+) -> None:
+    headers = []
+    for exposure in exposures:
+        data = Dataset()
+        for keyword, value in decimals.items():
+            data.add_new(keyword, "LO", value)
+        data.add_new("Exposure", "LO", exposure)
+        data.add_new("XRayTubeCurrent", "LO", current)
+        data.add_new("ExposureTime", "LO", "500")
+        headers.append(data)
+    reading = read_dose(headers)
+    assert len(reading.mas) == len(exposures)
+    assert all(value is None or 0.5 <= value <= 5000 for value in reading.mas)

@@ -1,0 +1,137 @@
+"""The reverse processes: marginals against theory, bounds kept, identity where there is nothing to do."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dicomnode.engines.bounds import CAP, LEAST_CAP_HU, WINDOW_PX, bounded
+from dicomnode.engines.need import dgdiff, spdiff
+from dicomnode.engines.start_step import PhotonSchedule, StartStep
+from dicomnode.engines.unet import UNet, UNetShape
+
+SCHEDULE = PhotonSchedule()
+START = StartStep(9, 25000.0, 0.1, 60.0, 0.5, "noise", None)
+
+
+class Removes(nn.Module):
+    """Answers with a fixed noise estimate, in units of the noise level."""
+
+    def __init__(self, answer: Tensor) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x: Tensor, conditions: Tensor) -> Tensor:
+        return self.answer.expand(len(x), 1, *x.shape[-2:])
+
+
+@pytest.mark.parametrize("k", range(1, 10))
+def test_refill_gives_the_marginal_of_the_next_step(k: int) -> None:
+    """lambda_k y_k ~ Poisson(lambda_k y_0); with the true y_0 the refill is Poisson(lambda_{k-1} y_0)."""
+    rng = torch.Generator().manual_seed(k)
+    now, then = float(SCHEDULE.photons[k]), float(SCHEDULE.photons[k - 1])
+    y0 = torch.full((400_000,), 0.05)
+    counts = torch.poisson(now * y0, generator=rng)
+    y = spdiff.refill(-torch.log(counts / now), -torch.log(y0), now, then, rng)
+    transmission = torch.exp(-y).double()
+    assert float(transmission.mean()) == pytest.approx(0.05, rel=2e-3)
+    assert float(transmission.var()) == pytest.approx(0.05 / then, rel=0.02)
+
+
+def test_refill_with_the_mean_shrinks_towards_the_estimate() -> None:
+    y, yhat0 = torch.tensor([2.1, 1.9]), torch.tensor([2.0, 2.0])
+    out = torch.exp(-spdiff.refill(y, yhat0, 1e5, 4e5))
+    assert torch.allclose(out, 0.25 * torch.exp(-y) + 0.75 * torch.exp(-yhat0), rtol=1e-5)
+
+
+def test_starved_rays_stay_finite() -> None:
+    y = torch.tensor([50.0, 0.0, -1.0])
+    assert torch.isfinite(spdiff.refill(y, y, 1e3, 2e3)).all()
+
+
+def test_thinning_keeps_the_share_that_stays() -> None:
+    """What belongs to the normal dose is untouched: sigma^2 fraction is invariant."""
+    after = spdiff.thinned(START, 0.5)
+    assert after.noise_hu**2 * after.fraction == pytest.approx(START.noise_hu**2 * START.fraction)
+    assert after.photons * after.noise_hu**2 == pytest.approx(START.photons * START.noise_hu**2)
+    assert after.noise_hu < START.noise_hu
+
+
+@pytest.mark.parametrize("passes", [1, 2, 4])
+def test_every_pass_count_ends_at_the_estimate(passes: int) -> None:
+    x = torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(0)) * 60
+    nothing = Removes(torch.zeros(1))
+    assert torch.allclose(dgdiff.refine(nothing, x, x, START, SCHEDULE, passes), x)
+    a = torch.rand(1, 12, 20, generator=torch.Generator().manual_seed(1)) * 4
+    assert torch.allclose(spdiff.clean(nothing, a, START, SCHEDULE, passes, 0.7), a, atol=1e-4)
+
+
+def test_step_zero_changes_nothing() -> None:
+    x = torch.randn(1, 16, 16) * 60
+    everything = Removes(torch.ones(1))
+    normal = replace(START, step=0)
+    assert torch.equal(dgdiff.refine(everything, x, x, normal, SCHEDULE, 4), x)
+    assert torch.equal(spdiff.clean(everything, x, normal, SCHEDULE, 4, 0.7), x)
+
+
+def test_same_seed_same_image_drawn_or_not() -> None:
+    a = torch.rand(1, 12, 20, generator=torch.Generator().manual_seed(1)) * 4
+    network = Removes(torch.full((1,), 0.01))
+
+    def once(seed: int) -> Tensor:
+        return spdiff.clean(network, a, START, SCHEDULE, 3, 0.7, torch.Generator().manual_seed(seed))
+
+    assert torch.equal(once(1), once(1))
+    assert not torch.equal(once(1), once(2))
+
+
+def test_network_answers_at_any_size_and_starts_as_identity() -> None:
+    network = UNet(UNetShape(3, (8, 16, 16), 3)).eval()
+    x = torch.randn(2, 3, 37, 50)
+    answer = network(x, torch.zeros(2, 3))
+    assert answer.shape == (2, 1, 37, 50)
+    assert float(answer.abs().max()) == 0.0
+
+
+def noise_image(seed: int, side: int = 128) -> Tensor:
+    white = torch.randn(1, 1, side + 4, side + 4, generator=torch.Generator().manual_seed(seed))
+    return nn.functional.avg_pool2d(white, 5, stride=1)[0] * 150
+
+
+def test_bound_passes_noise_and_keeps_the_mean() -> None:
+    noise = noise_image(0)
+    low_dose = noise + 40.0
+    out = bounded(low_dose, low_dose - noise - 7.0)
+    assert float(out.std()) < 0.35 * float(low_dose.std())
+    assert float((out - low_dose).mean()) == pytest.approx(0.0, abs=0.2)
+
+
+def test_bound_protects_what_stands_out() -> None:
+    """A dot that an engine would remove survives for the most part; noise around it still goes."""
+    noise = noise_image(1) * 0.3
+    dot = torch.zeros_like(noise)
+    dot[0, 63:66, 63:66] = 300.0
+    out = bounded(noise + dot, torch.zeros_like(noise))
+    assert float(out[0, 64, 64]) > 0.3 * 300.0
+
+
+def test_correction_never_exceeds_the_cap() -> None:
+    low_dose, proposed = noise_image(2), noise_image(3) * 2
+    change = (bounded(low_dose, proposed) - low_dose)[0]
+    local = nn.functional.avg_pool2d(
+        nn.functional.pad((proposed - low_dose)[None] ** 2, (WINDOW_PX // 2,) * 4, mode="reflect"),
+        WINDOW_PX,
+        stride=1,
+    ).sqrt()[0, 0]
+    # the cap is taken after the slow part is gone, which can only lower it
+    assert bool((change.abs() <= (CAP * local * 1.3).clamp(min=LEAST_CAP_HU) + 1e-3).all())
+
+
+def test_inputs_are_in_units_of_the_noise() -> None:
+    x = noise_image(4)
+    doubled = dgdiff.inputs(2 * x[None], 2 * x[None], torch.tensor(50.0))
+    single = dgdiff.inputs(x[None], x[None], torch.tensor(25.0))
+    assert torch.allclose(doubled[:, 1:], single[:, 1:], atol=1e-4)
+    assert np.isfinite(doubled.numpy()).all()

@@ -1,0 +1,159 @@
+"""What the journeys are played with: a PACS that can be told how to answer, settings, and patience."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+
+from pydicom.dataset import FileMetaDataset
+from pydicom.filereader import read_dataset
+from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import ComprehensiveSRStorage, CTImageStorage, Verification
+
+from dicomnode.journey.job import Job
+from dicomnode.network.send import Delivery, send_files
+from dicomnode.node import Node
+from dicomnode.settings import Destination, Settings
+from tests.makers import make_series, phantom
+
+MODELS = Path(__file__).resolve().parents[2] / "models"
+REPORT = str(ComprehensiveSRStorage)
+
+
+class Pacs:
+    """A Storage SCP that remembers every C-STORE it was asked, and how it answered."""
+
+    def __init__(self, port: int = 0, seconds: float = 0.0) -> None:
+        self.answer: Callable[[str, str], int] = lambda sop_class, uid: 0x0000
+        self.asked: list[tuple[str, str, bytes, int]] = []
+        self.seconds = seconds
+        self._guard = threading.Lock()
+        self._port = port
+        self._server = None
+
+    def start(self) -> "Pacs":
+        entity = AE("PACS")
+        entity.add_supported_context(CTImageStorage)
+        entity.add_supported_context(REPORT)
+        entity.add_supported_context(Verification)
+        self._server = entity.start_server(
+            ("127.0.0.1", self._port), block=False, evt_handlers=[(evt.EVT_C_STORE, self._on_store)]
+        )
+        self._port = self._server.server_address[1]
+        return self
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server = None
+
+    @property
+    def port(self) -> int:
+        return self._port
+
+    def _on_store(self, event: evt.Event) -> int:
+        request = event.request
+        sop_class, uid = str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
+        time.sleep(self.seconds)
+        with self._guard:
+            status = self.answer(sop_class, uid)
+            self.asked.append((sop_class, uid, event.encoded_dataset(include_meta=False), status))
+        return status
+
+    def kept(self) -> dict[str, bytes]:
+        """SOP Instance UID -> data set, of what was answered 0000; fails when a UID came with other bytes."""
+        kept: dict[str, bytes] = {}
+        for _, uid, content, status in self.asked:
+            assert kept.get(uid, content) == content, "the same SOP Instance UID came with two contents"
+            if status == 0x0000:
+                kept[uid] = content
+        return kept
+
+    def images(self) -> list[str]:
+        """SOP Instance UIDs of the images kept, in order of arrival, each once."""
+        told = [
+            uid for sop_class, uid, _, status in self.asked if sop_class == CTImageStorage and status == 0
+        ]
+        return list(dict.fromkeys(told))
+
+    def reports(self) -> list[str]:
+        """SOP Instance UIDs of the reports kept, each once."""
+        return list(
+            dict.fromkeys(
+                uid for sop_class, uid, _, status in self.asked if sop_class == REPORT and not status
+            )
+        )
+
+    def __enter__(self) -> "Pacs":
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def decoded(content: bytes):
+    """A data set as it travelled (Explicit VR Little Endian)."""
+    data = read_dataset(BytesIO(content), is_implicit_VR=False, is_little_endian=True)
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return data
+
+
+def settings_for(folder: Path, *pacs_ports: int, **sections: dict) -> Settings:
+    """Settings of a fast, impatient node with a destination pacs0, pacs1, ... on each port."""
+    peers = [
+        {
+            "name": f"pacs{number}",
+            "ae_title": "PACS",
+            "host": "127.0.0.1",
+            "port": port,
+            "retry": {"first_seconds": 0.2, "longest_seconds": 1.0},
+        }
+        for number, port in enumerate(pacs_ports)
+    ]
+    values = {
+        "node": {"spool": folder / "spool", "port": 0, "host": "127.0.0.1", "reserve_gib": 0},
+        "callers": [{"ae_title": "SCANNER"}],
+        "completeness": {"closed_seconds": 0.2, "quiet_seconds": 0.6, "give_up_seconds": 1.0},
+        "destinations": peers,
+        "engine": {"models_folder": MODELS, "device": "cpu", "threads": 1},
+        # the gate has its own tests; what the weights of the day do to a phantom must not decide here
+        "quality": {"max_bias_hu": 50, "on_failure": "label"},
+    }
+    for name, section in sections.items():
+        values[name] = {**values.get(name, {}), **section}
+    return Settings.model_validate(values)
+
+
+def low_dose_series(folder: Path, slices: int = 5, side: int = 64, seed: int = 0, **options) -> list[Path]:
+    """A noisy series whose header says low dose: the engine has something to do."""
+    volume = phantom(slices, side, side, noise_hu=60.0, seed=seed)
+    return make_series(folder, volume, seed=seed, ctdivol_mgy=1.0, effective_mas=15.0, **options)
+
+
+def send_to(port: int, paths: Sequence[Path], associations: int = 1) -> Delivery:
+    """Play the scanner."""
+    node = Destination(name="node", ae_title="DICOMNODE", host="127.0.0.1", port=port)
+    return send_files(paths, node, "SCANNER", associations)
+
+
+def wait_until(
+    met: Callable[[], object], seconds: float = 30.0, told: Callable[[], object] = lambda: ""
+) -> None:
+    """Wait for a condition; fail with what is the case instead."""
+    deadline = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {told()}"
+        time.sleep(0.02)
+
+
+def wait_for_jobs(node: Node, count: int = 1, seconds: float = 30.0) -> list[Job]:
+    """Wait until there are that many jobs and all have ended; return them, oldest first."""
+    wait_until(
+        lambda: len(node.jobs()) >= count and all(job.final for job in node.jobs()), seconds, told=node.jobs
+    )
+    jobs = node.jobs()
+    assert len(jobs) == count, jobs
+    return jobs

@@ -1,0 +1,226 @@
+"""When a series counts as complete: a table of evidence, with the clock as an argument."""
+
+import random
+
+import pytest
+from pydicom import dcmread
+
+from dicomnode.network import part10, protocol
+from dicomnode.network.completeness import Arrival, SeriesWatch, judge
+from dicomnode.network.filing import read_back
+from dicomnode.settings import Completeness
+from tests.makers import make_series
+from tests.network.conftest import data_set_of
+
+CLOSED, QUIET, GIVE_UP = 10.0, 60.0, 900.0
+
+
+@pytest.fixture
+def watch():
+    return SeriesWatch(Completeness(quiet_seconds=QUIET, closed_seconds=CLOSED, give_up_seconds=GIVE_UP))
+
+
+def slices(count, *, start=1, spacing_mm=3.0, at=0.0, name="a"):
+    return [
+        Arrival(
+            f"1.{ord(name)}.{start + n}", start + n, (-100.0, -100.0, 50.0 - spacing_mm * (start + n)), at
+        )
+        for n in range(count)
+    ]
+
+
+def feed(watch, arrivals, series="1.2"):
+    for arrival in arrivals:
+        watch.arrived(series, arrival)
+
+
+def when_due(watch, upto=2000):
+    """The first second at which something is due, and what."""
+    for now in range(upto):
+        due = watch.due(float(now))
+        if due:
+            return now, due
+    return None, []
+
+
+def test_a_whole_series_on_a_released_association_waits_for_the_short_time(watch):
+    feed(watch, slices(20))
+    watch.association_ended(["1.2"], 1.0)
+    assert watch.next_due() == CLOSED
+    now, [completion] = when_due(watch)
+    assert now == CLOSED
+    assert (completion.confidence, completion.instances, completion.gaps) == ("closed", 20, ())
+    assert completion.reason == (
+        "20 instances, numbers 1 to 20 without gap, positions every 3.00 mm without gap; silent for 10 s"
+    )
+
+
+def test_while_the_association_is_open_it_waits_for_the_quiet_time(watch):
+    feed(watch, slices(20))
+    now, [completion] = when_due(watch)
+    assert (now, completion.confidence) == (QUIET, "quiet")
+    assert "still open" in completion.reason
+
+
+def test_an_association_that_broke_off_proves_nothing(watch):
+    feed(watch, slices(20))
+    watch.association_ended(["1.2"], 1.0, released=False)
+    now, [completion] = when_due(watch)
+    assert (now, completion.confidence) == (QUIET, "quiet")
+    assert "broke off" in completion.reason
+
+
+def test_a_gap_is_waited_for_until_the_node_gives_up(watch):
+    held = slices(20)
+    del held[7:9]
+    feed(watch, held)
+    watch.association_ended(["1.2"], 1.0)
+    now, [completion] = when_due(watch)
+    assert (now, completion.confidence) == (GIVE_UP, "gave-up")
+    assert completion.gaps[0] == "instance number 8-9"
+    assert "9.00 mm instead of 3.00 mm" in completion.gaps[1]
+    assert "gave up" in completion.reason
+
+
+def test_filling_the_gap_ends_the_waiting(watch):
+    held = slices(20)
+    missing = held.pop(7)
+    feed(watch, held)
+    watch.association_ended(["1.2"], 0.0)
+    assert watch.due(100.0) == []
+    feed(watch, [Arrival(missing.sop_instance_uid, missing.instance_number, missing.position_mm, 100.0)])
+    watch.association_ended(["1.2"], 100.0)
+    assert watch.due(109.0) == []
+    [completion] = watch.due(110.0)
+    assert (completion.confidence, completion.instances) == ("closed", 20)
+
+
+def test_the_order_of_arrival_does_not_matter(watch):
+    held = slices(50)
+    random.Random(0).shuffle(held)
+    feed(watch, held)
+    watch.association_ended(["1.2"], 0.0)
+    assert when_due(watch)[1][0].confidence == "closed"
+
+
+@pytest.mark.parametrize(
+    ("change", "evidence"),
+    [
+        (lambda held: held, "closed"),
+        (lambda held: held[::2], "quiet"),  # numbers skip, but positions are even
+        (lambda held: held[:5] + held[8:], "gap"),
+        (lambda held: held[3:], "quiet"),  # begins at number 4: the first ones may still come
+        (lambda held: held[:1], "quiet"),
+        (lambda held: held + slices(10, name="b"), "quiet"),  # two phases at the same places
+        (lambda held: [Arrival(a.sop_instance_uid, None, None, 0) for a in held], "quiet"),
+        (lambda held: [Arrival(a.sop_instance_uid, a.instance_number, None, 0) for a in held], "closed"),
+        (lambda held: [Arrival(a.sop_instance_uid, None, a.position_mm, 0) for a in held], "closed"),
+        # numbers skip where positions do not, and the other way round: one witness against the other
+        (lambda held: [
+            Arrival(a.sop_instance_uid, a.instance_number * 3, a.position_mm, 0)
+            for a in held], "quiet"),
+        (lambda held: held[:5] + [
+            Arrival(a.sop_instance_uid, a.instance_number, (-100.0, -100.0, a.position_mm[2] - 30), 0)
+            for a in held[5:]], "quiet"),
+    ],
+)  # fmt: skip
+def test_evidence(change, evidence):
+    assert judge(change(slices(20))).evidence == evidence
+
+
+def test_an_oblique_stack_with_rounded_positions_is_even():
+    step = (0.31, -1.27, 2.7)
+    held = [
+        Arrival(f"1.{n}", n + 1, tuple(round(n * s, 3) for s in step), 0.0)  # type: ignore[arg-type]
+        for n in range(100)
+    ]
+    assert judge(held).evidence == "closed"
+
+
+def test_two_interleaved_series_are_kept_apart(watch):
+    one, other = slices(10), slices(12, name="b")
+    for n in range(12):
+        if n < 10:
+            watch.arrived("1.2", one[n])
+        if n != 6:
+            watch.arrived("1.3", other[n])
+    watch.association_ended(["1.2", "1.3"], 0.0)
+    first = watch.due(CLOSED)
+    assert [(c.series_uid, c.instances, c.confidence) for c in first] == [("1.2", 10, "closed")]
+    second = watch.due(GIVE_UP)
+    assert [(c.series_uid, c.instances, c.confidence) for c in second] == [("1.3", 11, "gave-up")]
+
+
+def test_a_late_arrival_opens_the_next_revision(watch):
+    feed(watch, slices(10))
+    watch.association_ended(["1.2"], 0.0)
+    [first] = watch.due(CLOSED)
+    assert watch.next_due() is None
+    feed(watch, slices(1, start=11, at=500.0))
+    watch.association_ended(["1.2"], 500.0)
+    [second] = watch.due(500.0 + CLOSED)
+    assert (first.revision, second.revision) == (0, 1)
+    assert set(second.sop_instance_uids) - set(first.sop_instance_uids) == {f"1.{ord('a')}.11"}
+
+
+def test_an_instance_sent_again_does_not_open_a_completed_series(watch):
+    feed(watch, slices(10))
+    watch.association_ended(["1.2"], 0.0)
+    watch.due(CLOSED)
+    feed(watch, slices(10, at=300.0))
+    assert watch.due(5000.0) == []
+    assert watch.open_series() == {}
+
+
+def test_a_series_is_never_due_twice(watch):
+    feed(watch, slices(5))
+    assert len(watch.due(QUIET)) == 1
+    assert watch.due(QUIET * 100) == []
+
+
+def test_every_arrival_starts_the_silence_anew(watch):
+    for n, arrival in enumerate(slices(10)):
+        watch.arrived("1.2", Arrival(arrival.sop_instance_uid, None, None, 50.0 * n))
+        assert watch.due(50.0 * n + 49) == []
+    assert len(watch.due(450 + QUIET)) == 1
+
+
+def test_a_restored_series_waits_for_its_sender_to_come_back(watch):
+    watch.restored("1.2", slices(10, at=1000.0))
+    assert watch.due(1000.0 + CLOSED) == []
+    [completion] = watch.due(1000.0 + QUIET)
+    assert "broke off" in completion.reason
+
+
+def test_a_restored_completed_series_is_left_alone_until_something_new_comes(watch):
+    watch.restored("1.2", slices(10), revision=2, completed=True)
+    assert watch.next_due() is None
+    watch.restored("1.2", slices(11, at=5.0))
+    [completion] = watch.due(1000.0)
+    assert (completion.revision, completion.instances) == (3, 11)
+
+
+def test_a_forgotten_series_is_gone(watch):
+    feed(watch, slices(3))
+    watch.forget("1.2")
+    assert watch.next_due() is None
+
+
+def test_a_series_folder_is_read_back_from_disk(tmp_path):
+    folder = tmp_path / "held"
+    folder.mkdir()
+    sources = make_series(tmp_path / "series", slices=5)
+    for n, source in enumerate(sources):
+        data = dcmread(source, stop_before_pixels=True)
+        frame = part10.frame(data.SOPClassUID, data.SOPInstanceUID, protocol.EXPLICIT_VR_LITTLE_ENDIAN, "CT1")
+        (folder / f"{n}.dcm").write_bytes(frame + data_set_of(source))
+    (folder / "cut.dcm").write_bytes((folder / "0.dcm").read_bytes()[:-100])
+    (folder / "empty.dcm").write_bytes(b"")
+    held = read_back(folder, 7.0)
+    assert held is not None
+    assert held.series_instance_uid == data.SeriesInstanceUID
+    assert [arrival.instance_number for arrival in held.arrivals] == [1, 2, 3, 4, 5]
+    assert {arrival.at_seconds for arrival in held.arrivals} == {7.0}
+    assert judge(held.arrivals).evidence == "closed"
+    assert sorted(path.name for path in held.broken) == ["cut.dcm", "empty.dcm"]
+    assert read_back(tmp_path / "nothing", 0.0) is None

@@ -1,0 +1,135 @@
+"""The process around the journey: start, refuse to start, stop, and the command line beside it."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dicomnode.__main__ import main
+from dicomnode.engines.catalog import load_engine
+from dicomnode.errors import JobError, ModelError, NetworkError, SpoolError
+from dicomnode.node import Node, request_retry
+from dicomnode.settings import Settings
+from tests.journey.scene import (
+    MODELS,
+    Pacs,
+    low_dose_series,
+    send_to,
+    settings_for,
+    wait_for_jobs,
+    wait_until,
+)
+
+ENGINE = load_engine(MODELS, "need-small", "cpu", 1)
+
+
+@pytest.fixture
+def pacs() -> Iterator[Pacs]:
+    with Pacs() as server:
+        yield server
+
+
+def write_config(settings: Settings, folder: Path) -> str:
+    path = folder / "node.yaml"
+    path.write_text(json.dumps(settings.model_dump(mode="json")))
+    return str(path)
+
+
+def test_a_second_node_on_the_same_spool_does_not_start(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    with Node(settings, engine=ENGINE), pytest.raises(SpoolError, match="another dicomnode process"):
+        Node(settings, engine=ENGINE)._spool.claim()
+
+
+def test_a_node_that_cannot_open_its_port_says_which_and_lets_everything_go(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(NetworkError, match=f"cannot listen on 127.0.0.1 port {port}"):
+            Node(settings_for(tmp_path, node={"port": port}), engine=ENGINE).start()
+    with Node(settings_for(tmp_path), engine=ENGINE) as node:
+        assert node.port > 0
+
+
+def test_a_missing_model_stops_the_start_before_the_port_opens(tmp_path: Path) -> None:
+    node = Node(settings_for(tmp_path, engine={"model": "no-such-model"}))
+    with pytest.raises(ModelError, match="no-such-model"):
+        node.start()
+
+
+def test_only_jobs_that_ended_badly_start_again(tmp_path: Path, pacs: Pacs) -> None:
+    with Node(settings_for(tmp_path, pacs.port), engine=ENGINE) as node:
+        send_to(node.port, low_dose_series(tmp_path / "in"))
+        (job,) = wait_for_jobs(node)
+        with pytest.raises(JobError, match="is done"):
+            node.retry(job.job_id)
+        with pytest.raises(JobError, match="there is no job nobody"):
+            request_retry(tmp_path / "spool", "nobody")
+
+
+@pytest.mark.slow
+def test_served_from_the_command_line_and_asked_about_from_beside_it(
+    tmp_path: Path, pacs: Pacs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = write_config(settings_for(tmp_path, pacs.port, node={"port": port}), tmp_path)
+    gap = low_dose_series(tmp_path / "gap", slices=5)
+    del gap[2]
+    process = subprocess.Popen([sys.executable, "-m", "dicomnode", "serve", "--config", config])
+    try:
+        wait_until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+        send_to(port, gap)
+        send_to(port, low_dose_series(tmp_path / "in"))
+
+        def told(*more: str) -> str:
+            assert main(["status", "--config", config, *more]) == 0
+            return capsys.readouterr().out
+
+        wait_until(lambda: "pacs0 delivered 6/6" in told("--all") and "gap-in-series" in told(), told=told)
+        assert "delivered" not in told()
+        job_id = told().split()[0]
+        assert main(["retry", "--config", config, job_id]) == 0
+        wait_until(lambda: not list((tmp_path / "spool" / "requests").iterdir()))
+        assert main(["echo", "--config", config]) == 0
+        assert main(["send", "--config", config, "pacs0", str(tmp_path / "in")]) == 0
+        assert "5 stored" in capsys.readouterr().out
+        assert main(["send", "--config", config, "pacs9", str(tmp_path / "in")]) == 1
+        assert "there is no 'pacs9', the configuration has: pacs0" in capsys.readouterr().err
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def test_check_explains_a_configuration_and_names_a_wrong_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(settings_for(tmp_path, 11113), tmp_path)
+    assert main(["check", "--config", config]) == 0
+    told = capsys.readouterr().out
+    assert "caller       SCANNER from any host" in told
+    assert "destination  pacs0: PACS at 127.0.0.1:11113" in told
+    assert "model        need-small" in told
+    Path(config).write_text("node: {prot: 104}")
+    assert main(["check", "--config", config]) == 1
+    assert "did you mean 'port'" in capsys.readouterr().err
+
+
+def test_the_light_commands_import_no_torch(tmp_path: Path) -> None:
+    config = write_config(settings_for(tmp_path), tmp_path)
+    script = (
+        "import sys; from dicomnode.__main__ import main; "
+        f"main(['status', '--config', {config!r}]); sys.exit('torch' in sys.modules)"
+    )
+    (tmp_path / "spool").mkdir()
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

@@ -1,0 +1,179 @@
+"""Settings: what is refused, by which name, and that the documents tell the truth."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic_core import PydanticUndefined
+
+from dicomnode.errors import SettingsError
+from dicomnode.settings import Retry, Settings, all_keys, is_uid, load_settings
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "node.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refused(folder: Path, text: str, environment: dict[str, str] | None = None) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(write(folder, text), environment or {})
+    return str(caught.value)
+
+
+def test_the_file_that_comes_with_the_node_says_the_defaults(tmp_path):
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    shipped = load_settings(write(folder, (CONFIGS / "node.yaml").read_text(encoding="utf-8")), {})
+    empty = load_settings(write(folder, ""), {})
+    for section in set(Settings.model_fields) - {"callers", "destinations"}:
+        assert getattr(shipped, section) == getattr(empty, section), section
+    assert shipped.destinations[0].retry == Retry()
+
+
+def test_the_file_that_comes_with_the_node_holds_every_key():
+    text = (CONFIGS / "node.yaml").read_text(encoding="utf-8")
+    leaves = {path.rsplit(".", 1)[-1] for path in all_keys()}
+    assert {name for name in leaves if not re.search(rf"^[ -]*{name}:", text, re.MULTILINE)} == set()
+
+
+def test_every_key_stands_in_the_readme_with_its_default():
+    rows = {}
+    for line in (CONFIGS / "README.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("| `"):
+            cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            rows[cells[0].strip("`")] = cells[1].strip("`").replace("\\|", "|")
+    keys = all_keys()
+    assert set(rows) == set(keys)
+    for path, field in keys.items():
+        default = "required" if field.default is PydanticUndefined else field.default
+        assert rows[path].strip() == ("empty" if default is None else str(default).strip()), path
+
+
+def test_an_empty_file_and_empty_sections_have_the_defaults(tmp_path):
+    settings = load_settings(write(tmp_path, "node:\n  # nothing\ncallers:\n"), {})
+    assert settings.node.port == 11112
+    assert settings.network.max_pdu_bytes == 131072
+    assert settings.callers == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "nearest"),
+    [
+        ("network: {max_asociations: 3}", "network.max_asociations", "'max_associations'"),
+        ("network: {prot: 104}", "network.prot", "'node.port'"),
+        ("netwrok: {}", "netwrok", "'network'"),
+        ("destinations: [{name: a, ae_title: A, host: h, retry: {frist_seconds: 1}}]",
+         "destinations[0].retry.frist_seconds", "'first_seconds'"),
+    ],
+)  # fmt: skip
+def test_a_misspelt_key_is_refused_by_its_path_and_the_nearest_one(tmp_path, text, path, nearest):
+    assert refused(tmp_path, text) == f"node.yaml: {path}: unknown key, did you mean {nearest}?"
+
+
+@pytest.mark.parametrize(
+    ("text", "beginning"),
+    [
+        ("node: {port: 70000}", "node.yaml: node.port: "),
+        ("node: {ae_title: SEVENTEEN-LETTERS}", "node.yaml: node.ae_title: "),
+        ("node: {ae_title: 'A\\B'}", "node.yaml: node.ae_title: "),
+        ('node: {ae_title: "A\\tB"}', "node.yaml: node.ae_title: "),
+        ("node: {ae_title: '   '}", "node.yaml: node.ae_title: "),
+        ("node: {ae_title: NO}", "node.yaml: node.ae_title: "),
+        ("node: {reserve_gib: -1}", "node.yaml: node.reserve_gib: "),
+        ("node: {executor_id: '../x'}", "node.yaml: node.executor_id: "),
+        ("network: {max_pdu_bytes: 0}", "node.yaml: network.max_pdu_bytes: "),
+        ("network: {idle_seconds: .inf}", "node.yaml: network.idle_seconds: "),
+        ("completeness: {quiet_seconds: 5}", "node.yaml: completeness: "),
+        ("callers: [{host: 10.0.0.1}]", "node.yaml: callers[0].ae_title: is missing"),
+        ("callers: [{ae_title: A}, {ae_title: A}]", "node.yaml: callers: "),
+        ("destinations: [{name: a, ae_title: A, host: h, image_type2: LOCALIZER}]",
+         "node.yaml: destinations[0].image_type2: "),
+        ("identity: {uid_root: 1.02}", "node.yaml: identity.uid_root: "),
+        ("identity: {uid_root: '1.02'}", "node.yaml: identity.uid_root: "),
+        ("identity: {series_description_prefix: 'A\\B'}", "node.yaml: identity.series_description_prefix: "),
+        ("engine: {device: tpu}", "node.yaml: engine.device: "),
+        ("- a", "node.yaml: "),
+        ("node: [", "node.yaml: line 1"),
+        ("node: {}\nnode: {port: 1}", "node.yaml: line 2: the key 'node' stands here twice"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_refused_by_its_path(tmp_path, text, beginning):
+    assert refused(tmp_path, text).startswith(beginning)
+
+
+def test_every_wrong_key_is_told_at_once(tmp_path):
+    assert len(refused(tmp_path, "node: {port: -1, log_level: LOUD}\ncallrs: []").splitlines()) == 3
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load_settings(tmp_path / "none.yaml", {})
+
+
+def test_paths_count_from_the_folder_of_the_file(tmp_path):
+    settings = load_settings(write(tmp_path, "node: {spool: here}\nengine: {models_folder: /abs}"), {})
+    assert settings.node.spool == tmp_path / "here"
+    assert settings.engine.models_folder == Path("/abs")
+    assert load_settings(write(tmp_path, ""), {}).engine.models_folder == tmp_path.parent / "models"
+    assert settings.node.database_url == f"sqlite:///{tmp_path / 'here' / 'dicomnode.sqlite'}"
+
+
+def test_the_environment_overrides_single_keys_items_and_lists(tmp_path):
+    path = write(tmp_path, "destinations: [{name: a, ae_title: A, host: h}]")
+    environment = {
+        "DICOMNODE__NODE__PORT": "104",
+        "DICOMNODE__NODE__AE_TITLE": "1234",
+        "DICOMNODE__NODE__SPOOL": "there",
+        "DICOMNODE__DESTINATIONS__0__HOST": "pacs",
+        "DICOMNODE__CALLERS": "[{ae_title: CT1}, {ae_title: CT2, host: 10.0.0.5}]",
+        "DICOMNODE__CALLERS__1__HOST": "",
+        "DICOMNODE__ENGINE__THREADS": "2",
+        "DICOMNODE_OTHER": "not ours",
+    }
+    settings = load_settings(path, environment)
+    assert (settings.node.port, settings.node.ae_title) == (104, "1234")
+    assert settings.node.spool == tmp_path / "there"
+    assert settings.destinations[0].host == "pacs"
+    assert [(caller.ae_title, caller.host) for caller in settings.callers] == [("CT1", None), ("CT2", None)]
+    assert settings.engine.threads == 2
+
+
+def test_a_wrong_variable_is_refused_by_its_name(tmp_path):
+    assert refused(tmp_path, "", {"DICOMNODE__NODE__PROT": "1"}) == (
+        "environment DICOMNODE__NODE__PROT: node.prot: unknown key, did you mean 'port'?"
+    )
+    assert refused(tmp_path, "", {"DICOMNODE__NODE__PORT": "x"}).startswith(
+        "environment DICOMNODE__NODE__PORT:"
+    )
+    assert "there is no such place" in refused(tmp_path, "", {"DICOMNODE__CALLERS__3__HOST": "x"})
+
+
+def test_settings_cannot_be_changed(tmp_path):
+    settings = load_settings(write(tmp_path, ""), {})
+    with pytest.raises(ValueError, match="frozen"):
+        settings.node.port = 1
+
+
+@pytest.mark.parametrize("text", ["1", "1.2.840.10008.1.1", "0.0", "2.25." + "9" * 38])
+def test_uids(text):
+    assert is_uid(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ".", "1.", ".1", "1..2", "01.2", "1.02", "1.2 ", "1.2\n", "../../etc/x", "1.a", "1" * 65, "١.٢"],
+)
+def test_not_uids(text):
+    assert not is_uid(text)
+
+
+def test_a_node_that_only_receives_and_sends_imports_no_torch():
+    modules = "dicomnode.settings, dicomnode.spool, dicomnode.network.receive, dicomnode.network.send"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
