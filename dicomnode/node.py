@@ -59,7 +59,7 @@ class Node:
         self._handed_over: queue.SimpleQueue[ReceivedInstance | tuple[AssociationOutcome, frozenset[str]]]
         self._handed_over = queue.SimpleQueue()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watch")
+        self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
         self._journey: Journey | None = None
         self._desk: _Desk | None = None
 
@@ -94,9 +94,9 @@ class Node:
         self._receiver.stop()
         self._stopping.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(timeout=max(grace_seconds, 1.0))
         rested = self._journey.stop(grace_seconds) if self._journey is not None else True
-        self._journey = None
+        rested = rested and not self._thread.is_alive()
         if rested:
             self._spool.release()
         return rested

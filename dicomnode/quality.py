@@ -24,7 +24,10 @@ LEAST_PIXELS = 500
 
 @dataclass(frozen=True)
 class Limits:
-    """What the gate allows. `on_failure`: `hold` keeps a failed result back, `label` sends it with the reasons."""
+    """What the gate allows.
+
+    `on_failure`: `hold` keeps a failed result back, `label` sends it with the reasons.
+    """
 
     max_bias_hu: float = 2.0
     on_failure: Literal["hold", "label"] = "hold"

@@ -184,27 +184,19 @@ class EngineSettings(Section):
     threads: Annotated[int, Field(ge=1, le=512)] | None = None
 
 
-class ReferenceSsde(Section):
-    """Size-specific dose estimate that counts as a normal dose, by region, in mGy."""
-
-    head: PositiveMgy = 47.0
-    chest: PositiveMgy = 11.0
-    abdomen: PositiveMgy = 15.0
-    unknown: PositiveMgy = 15.0
-
-
 class DoseReference(Section):
-    """The table of normal doses; its version is written into every report."""
+    """What counts as a normal dose; its version is written into every report."""
 
-    version: Name = "acr-2017-achievable"
-    ssde_mgy: ReferenceSsde = Field(default_factory=ReferenceSsde)
+    version: Name = "registry-2017-achievable"
+    body_ctdivol_mgy: PositiveMgy = 12.0
+    head_ctdivol_mgy: PositiveMgy = 50.0
 
 
 class Dose(Section):
     """What a normal dose is, and what happens when a series does not tell its own."""
 
     reference: DoseReference = Field(default_factory=DoseReference)
-    without_dose: Literal["refuse", "noise-only"] = "noise-only"
+    without_dose: Literal["refuse", "noise-only"] = "refuse"
 
 
 class Quality(Section):

@@ -1,7 +1,6 @@
 """The process around the journey: start, refuse to start, stop, and the command line beside it."""
 
 import json
-import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +17,9 @@ from dicomnode.settings import Settings
 from tests.journey.scene import (
     MODELS,
     Pacs,
+    free_port,
     low_dose_series,
+    running,
     send_to,
     settings_for,
     wait_for_jobs,
@@ -77,22 +78,19 @@ def test_only_jobs_that_ended_badly_start_again(tmp_path: Path, pacs: Pacs) -> N
 def test_served_from_the_command_line_and_asked_about_from_beside_it(
     tmp_path: Path, pacs: Pacs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    config = write_config(settings_for(tmp_path, pacs.port, node={"port": port}), tmp_path)
+    settings = settings_for(tmp_path, pacs.port, node={"port": free_port()})
+    port, config = settings.node.port, write_config(settings, tmp_path)
     gap = low_dose_series(tmp_path / "gap", slices=5)
     del gap[2]
-    process = subprocess.Popen([sys.executable, "-m", "dicomnode", "serve", "--config", config])
-    try:
-        wait_until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+
+    def told(*more: str) -> str:
+        assert main(["status", "--config", config, *more]) == 0
+        return capsys.readouterr().out
+
+    with running(settings, tmp_path, "-m", "dicomnode", "serve", "--config", config) as node:
+        node.wait_until_ready()
         send_to(port, gap)
         send_to(port, low_dose_series(tmp_path / "in"))
-
-        def told(*more: str) -> str:
-            assert main(["status", "--config", config, *more]) == 0
-            return capsys.readouterr().out
-
         wait_until(lambda: "pacs0 delivered 6/6" in told("--all") and "gap-in-series" in told(), told=told)
         assert "delivered" not in told()
         job_id = told().split()[0]
@@ -103,12 +101,7 @@ def test_served_from_the_command_line_and_asked_about_from_beside_it(
         assert "5 stored" in capsys.readouterr().out
         assert main(["send", "--config", config, "pacs9", str(tmp_path / "in")]) == 1
         assert "there is no 'pacs9', the configuration has: pacs0" in capsys.readouterr().err
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        assert node.terminate() == 0
 
 
 def test_check_explains_a_configuration_and_names_a_wrong_key(

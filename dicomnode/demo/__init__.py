@@ -1,4 +1,7 @@
-"""The main job on one machine: a real series, a low-dose scan of it, node and PACS on loopback, and a picture."""
+"""The main job on one machine.
+
+A real series, a low-dose scan of it, node and PACS on loopback, and a picture.
+"""
 
 from dicomnode.demo.run import add_arguments
 from dicomnode.demo.run import run as run_demo

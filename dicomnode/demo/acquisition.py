@@ -1,5 +1,9 @@
-"""The same patient scanned with less: missing noise added in the projections, header as a scanner writes it."""
+"""The same patient scanned with less.
 
+Missing noise is added in the projections; the header is as a scanner writes it.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence
+from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
@@ -17,9 +21,10 @@ from dicomnode.dicom.series import CtSeries
 from dicomnode.engines.enhance import Observer
 from dicomnode.errors import DoseUnknown
 from dicomnode.physics.noise import NoiseReading, measure_noise
-from dicomnode.physics.photons import photons_from_noise
+from dicomnode.physics.photons import normal_ctdivol_mgy, photons_from_noise
 from dicomnode.physics.simulation import Kernel, simulate_noise
 from dicomnode.physics.size import water_equivalent_diameter_mm
+from dicomnode.settings import DoseReference
 
 TEXTURES = (0.75, 0.59, 0.345, 0.06, -0.08)
 CUTOFFS_PER_PX = (0.28, 0.40, 0.60, 1.00, 1.50)
@@ -28,9 +33,13 @@ CUTOFFS_PER_PX = (0.28, 0.40, 0.60, 1.00, 1.50)
 
 @dataclass(frozen=True, eq=False)
 class LowDoseScan:
-    """The files written, and what is in them: HU [slice, row, column], sorted as the source."""
+    """The files written, and what is in them: HU [slice, row, column], sorted as the source.
+
+    `reference` is a table of normal doses in which the original scan is the normal one.
+    """
 
     paths: tuple[Path, ...]
+    reference: DoseReference
     hounsfield: NDArray[np.float32]
     series_instance_uid: str
 
@@ -61,7 +70,20 @@ def scan_again(
         entropy_srcs=["low-dose scan", series.series_instance_uid, f"{fraction:.6f}", str(seed)]
     )
     paths = tuple(_write(series, k, noisy[k], fraction, uid, folder) for k in range(len(noisy)))
-    return LowDoseScan(paths, noisy, uid)
+    reference = _reference(paths, fraction, float(np.median(diameters)))
+    return LowDoseScan(paths, reference, noisy, uid)
+
+
+def _reference(paths: Sequence[Path], fraction: float, diameter_mm: float) -> DoseReference:
+    """Normal dose as the original had it: what a site would put into its own configuration."""
+    dose = read_dose([dcmread(path, stop_before_pixels=True) for path in paths])
+    if dose.mean_ctdivol_mgy is None:
+        return DoseReference()
+    normal_mgy = dose.mean_ctdivol_mgy / fraction
+    if dose.phantom_cm == 16:
+        return DoseReference(version="this-scanner", head_ctdivol_mgy=round(normal_mgy, 2))
+    at_reference = normal_mgy / normal_ctdivol_mgy(1.0, diameter_mm)
+    return DoseReference(version="this-scanner", body_ctdivol_mgy=round(at_reference, 2))
 
 
 def _missing_noise(
@@ -100,7 +122,10 @@ def _write(
 
 
 def _write_dose(dataset: Dataset, fraction: float) -> None:
-    """mA, Exposure and CTDIvol of the lower dose: the first two scaled, the third read from them if absent."""
+    """mA, Exposure and CTDIvol of the lower dose.
+
+    The first two are scaled, the third is read from them if absent.
+    """
     if dataset.get("XRayTubeCurrent"):
         dataset.XRayTubeCurrent = round(float(dataset.XRayTubeCurrent) * fraction)
     if dataset.get("XRayTubeCurrent") and dataset.get("ExposureTime"):
@@ -120,7 +145,7 @@ def _write_dose(dataset: Dataset, fraction: float) -> None:
         )
         item = Dataset()
         item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = phantom.value, "DCM", phantom.meaning
-        dataset.CTDIPhantomTypeCodeSequence = Sequence([item])
+        dataset.CTDIPhantomTypeCodeSequence = DicomSequence([item])
 
 
 def _stored(series: CtSeries, k: int, hounsfield: NDArray[np.float32]) -> NDArray[np.int16 | np.uint16]:
@@ -128,6 +153,7 @@ def _stored(series: CtSeries, k: int, hounsfield: NDArray[np.float32]) -> NDArra
     slope, intercept = float(header.RescaleSlope), float(header.RescaleIntercept)
     bits, signed = int(header.BitsStored), int(header.PixelRepresentation) == 1
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    values: NDArray[np.int16 | np.uint16]
     values = np.clip(np.rint((hounsfield - intercept) / slope), low, high).astype(original.dtype)
     if series.padding is not None:
         values = np.where(series.padding[k], original, values).astype(original.dtype)

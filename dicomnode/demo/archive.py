@@ -4,8 +4,8 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
-from pydicom.uid import UID
 from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
@@ -22,9 +22,12 @@ class Archive:
         entity.supported_contexts = AllStoragePresentationContexts
         entity.add_supported_context(Verification)
         entity.maximum_pdu_size = 131072
-        self._server = entity.start_server(
+        server = entity.start_server(
             ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)]
         )
+        if server is None:  # only a blocking start gives none
+            raise RuntimeError(f"the archive {ae_title} did not start on port {port}")
+        self._server = server
 
     @property
     def port(self) -> int:
@@ -37,8 +40,9 @@ class Archive:
             return list(self._files)
 
     def _store(self, event: Event) -> int:
-        uid = UID(event.request.AffectedSOPInstanceUID)
-        if not uid.is_valid:
+        request = event.request
+        uid = request.AffectedSOPInstanceUID if isinstance(request, C_STORE) else None
+        if uid is None or not uid.is_valid:
             return 0x0117
         path = self.folder / f"{uid}.dcm"
         path.write_bytes(event.encoded_dataset())

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 WINDOWS_HU = {"soft tissue (40 / 400 HU)": (40.0, 400.0), "lung (-600 / 1500 HU)": (-600.0, 1500.0)}
 REMOVED_HU = 150.0

@@ -1,4 +1,7 @@
-"""`dicomnode demo`: scan with less dose, send, wait for what comes back, and measure it against the original."""
+"""`dicomnode demo`.
+
+Scan with less dose, send, wait for what comes back, and measure it against the original.
+"""
 
 import argparse
 import json
@@ -31,7 +34,7 @@ from dicomnode.network.send import send_files
 from dicomnode.node import Node
 from dicomnode.physics.noise import measure_noise
 from dicomnode.quality import bias_by_tissue
-from dicomnode.settings import Destination, Settings
+from dicomnode.settings import Destination, DoseReference, Settings
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 SENDER, NODE, ARCHIVE = "SCANNER", "DICOMNODE", "PACS"
@@ -116,7 +119,10 @@ def _fraction(text: str) -> float:
 def _travel(
     arguments: argparse.Namespace, scan: LowDoseScan, spool: Path, archive: Archive, show: "_Stations"
 ) -> tuple[Job, dict[str, float]]:
-    """Send the scan to a node that knows this archive; return its job when all is delivered, and the seconds."""
+    """Send the scan to a node that knows this archive.
+
+    Returns its job when all is delivered, and the seconds.
+    """
     ended = threading.Event()
 
     def observe(job: Job) -> None:
@@ -124,7 +130,7 @@ def _travel(
         if job.final:
             ended.set()
 
-    with Node(_settings(arguments, spool, archive.port), observe) as node:
+    with Node(_settings(arguments, spool, archive.port, scan.reference), observe) as node:
         began = time.monotonic()
         to_node = Destination(name="node", ae_title=NODE, host="127.0.0.1", port=node.port, associations=2)
         send_files(scan.paths, to_node, SENDER)
@@ -139,7 +145,9 @@ def _travel(
     return job, {"receive": receive, **job.seconds, "from first image to last answer": whole}
 
 
-def _settings(arguments: argparse.Namespace, spool: Path, archive_port: int) -> Settings:
+def _settings(
+    arguments: argparse.Namespace, spool: Path, archive_port: int, reference: DoseReference
+) -> Settings:
     peer = {"name": "pacs", "ae_title": ARCHIVE, "host": "127.0.0.1", "port": archive_port}
     values = {
         "node": {
@@ -147,9 +155,13 @@ def _settings(arguments: argparse.Namespace, spool: Path, archive_port: int) -> 
             "log_level": "WARNING", "reserve_gib": 0.5,
         },
         "callers": [{"ae_title": SENDER}],
+        "dose": {"reference": reference.model_dump()},
         "completeness": {"quiet_seconds": 5.0, "closed_seconds": 1.0},
         "destinations": [peer],
-        "engine": {"model": arguments.model, "models_folder": arguments.models.resolve(), "device": arguments.device},
+        "engine": {
+            "model": arguments.model, "models_folder": arguments.models.resolve(),
+            "device": arguments.device,
+        },
     }  # fmt: skip
     return Settings.model_validate(values, context={"folder": Path.cwd()})
 
@@ -289,7 +301,8 @@ def _write(
 ) -> None:
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     k = len(enhanced) // 2
-    title = f"slice {k + 1} of {len(enhanced)}: RMSE {report['rmse_hu']['before']} -> {report['rmse_hu']['after']} HU"
+    rmse = report["rmse_hu"]
+    title = f"slice {k + 1} of {len(enhanced)}: RMSE {rmse['before']} -> {rmse['after']} HU"
     draw(original.hounsfield[k], scan.hounsfield[k], enhanced[k], out / "before-after.png", title)
 
 

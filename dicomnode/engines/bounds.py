@@ -13,8 +13,8 @@ LEAST_CAP_HU = 3.0
 def bounded(low_dose: Tensor, proposed: Tensor, cap: float = CAP) -> Tensor:
     """Bound a proposed slice, HU [slice, row, column] in and out.
 
-    The correction loses its slow part, so that no tissue changes its mean, and is cut where it stands out more
-    than `cap` times from the noise removed around it: there it would be taking structure, not noise.
+    The correction loses its slow part, so that no tissue changes its mean, and is cut where it stands out
+    more than `cap` times from the noise removed around it: there it would be taking structure, not noise.
     """
     correction = (proposed - low_dose)[:, None]
     correction = correction - _gaussian(correction, MEAN_SIGMA_PX)

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from dicomnode.engines.model_card import Network, checked_weights, load_card
 from dicomnode.engines.need.engine import NeedEngine
-from dicomnode.engines.unet import UNet
+from dicomnode.engines.unet import UNet, placed
 from dicomnode.errors import ModelError
 
 
@@ -20,10 +20,7 @@ def load_engine(
     place = _device(device)
     if threads:
         torch.set_num_threads(threads)
-    networks = [
-        _network(folder, part).to(place, memory_format=torch.channels_last)
-        for part in (card.projection, card.image)
-    ]
+    networks = [placed(_network(folder, part), place) for part in (card.projection, card.image)]
     return NeedEngine(card, networks[0], networks[1], place)
 
 

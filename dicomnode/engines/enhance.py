@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -40,8 +41,8 @@ def enhance(
 ) -> Enhanced:
     """Enhance a stack of slices, HU [slice, row, column] in and out, one start step a slice.
 
-    The output is the input plus a bounded correction, never the round trip through the virtual scanner. Slices
-    at step 0 come back as they are. The same input, engine and seed give the same pixels.
+    The output is the input plus a bounded correction, never the round trip through the virtual scanner.
+    Slices at step 0 come back as they are. The same input, engine and seed give the same pixels.
     """
     done: list[NDArray[np.float32]] = []
     seconds = dict.fromkeys(STATIONS, 0.0)
@@ -50,12 +51,15 @@ def enhance(
         finished = min(first + batch, len(hounsfield))
         low_dose = torch.from_numpy(hounsfield[first:finished]).to(engine.device)
         here = starts[first:finished]
-        clock = _Clock(
-            seconds, lambda station, n=finished: on_slice and on_slice(station, n, len(hounsfield))
-        )
+        clock = _Clock(seconds, partial(_tell, on_slice, finished, len(hounsfield)))
         result = _enhance_batch(engine, low_dose, pixel_mm, here, rng, clock)
         done.append(result.cpu().numpy())
     return Enhanced(np.concatenate(done) if done else hounsfield.copy(), seconds)
+
+
+def _tell(on_slice: Observer | None, done: int, total: int, station: str) -> None:
+    if on_slice:
+        on_slice(station, done, total)
 
 
 def _enhance_batch(

@@ -1,4 +1,7 @@
-"""The model card: what a folder of weights is, in which scanner geometry it thinks, and what it may be asked."""
+"""The model card.
+
+It says what a folder of weights is, in which scanner geometry it thinks, and what it may be asked.
+"""
 
 from hashlib import sha256
 from pathlib import Path
@@ -103,6 +106,7 @@ def checked_weights(folder: Path, network: Network) -> Path:
     digest = sha256(path.read_bytes()).hexdigest()
     if digest != network.sha256:
         raise WeightsMismatch(
-            f"{path}: sha256 {digest[:12]}... is not the card's {network.sha256[:12]}...: fetch the model again"
+            f"{path}: sha256 {digest[:12]}... is not the card's {network.sha256[:12]}...: "
+            "fetch the model again"
         )
     return path

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from dicomnode.errors import DoseUnknown
 from dicomnode.physics.photons import (
     NORMAL_DOSE_PHOTONS,
-    normal_photons,
     photons_from_dose,
     photons_from_noise,
     predicted_noise_hu,
@@ -55,10 +54,11 @@ class PhotonSchedule:
 class StartStep:
     """Where the reverse process starts for one slice.
 
-    `step`: k* of the schedule; 0 means normal dose, nothing to do. `photons`: quanta per reference ray of this
-    slice. `fraction`: its dose over the normal dose for this patient and thickness, which is the share of the
-    noise variance that stays. `noise_hu`, `texture`: measured, or predicted from the photons. `decided_by`:
-    `tags`, `noise` or `both`. `log_ratio`: ln(photons by tags / photons by noise), None where one is missing.
+    `step`: k* of the schedule; 0 means normal dose, nothing to do. `photons`: quanta per reference ray of
+    this slice. `fraction`: its dose over the normal dose for this patient and thickness, which is the share
+    of the noise variance that stays. `noise_hu`, `texture`: measured, or predicted from the photons.
+    `decided_by`: `tags`, `noise` or `both`. `log_ratio`: ln(photons by tags / photons by noise), None where
+    one is missing.
     """
 
     step: int
@@ -74,12 +74,14 @@ class StartStep:
 class SliceFacts:
     """What is known of one slice before the decision; None where nothing is.
 
-    `ctdivol_mgy` refers to the 32 cm phantom. `noise_hu` and `texture` as in `physics.noise.NoiseReading`.
+    `ctdivol_mgy` and `normal_ctdivol_mgy`, what a normal dose would be for this patient, refer to the 32 cm
+    phantom. `noise_hu` and `texture` as in `physics.noise.NoiseReading`.
     """
 
     thickness_mm: float
     pixel_mm: float
     diameter_mm: float
+    normal_ctdivol_mgy: float
     ctdivol_mgy: float | None
     noise_hu: float | None
     texture: float | None
@@ -105,7 +107,7 @@ def match(facts: SliceFacts, schedule: PhotonSchedule) -> StartStep:
     else:
         photons, decided_by = noise, "noise"
     assert photons is not None
-    normal = normal_photons(facts.diameter_mm, facts.thickness_mm)
+    normal = photons_from_dose(facts.normal_ctdivol_mgy, facts.thickness_mm)
     fraction = min(max(photons / normal, LEAST_FRACTION), 1.0)
     # the schedule counts from normal dose, whatever the thickness: k* depends on the fraction alone
     step = schedule.nearest(fraction * NORMAL_DOSE_PHOTONS)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -37,16 +38,14 @@ class UNet(nn.Module):
         )
         self.enter = nn.Conv2d(shape.channels_in, widths[0], 3, padding=1)
         self.down = nn.ModuleList(_Block(width, shape.embedding) for width in widths[:-1])
-        self.shrink = nn.ModuleList(
-            nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(widths))
         self.bottom = nn.ModuleList(_Block(widths[-1], shape.embedding) for _ in range(2))
-        self.grow = nn.ModuleList(
-            nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.grow = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairwise(widths))
         self.up = nn.ModuleList(_Block(width, shape.embedding) for width in widths[:-1])
         self.leave = nn.Conv2d(widths[0], 1, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
+        if self.leave.bias is not None:
+            nn.init.zeros_(self.leave.bias)
 
     def forward(self, x: Tensor, conditions: Tensor) -> Tensor:
         height, width = x.shape[-2:]
@@ -85,8 +84,17 @@ class _Block(nn.Module):
     def forward(self, x: Tensor, steer: Tensor) -> Tensor:
         gain, offset = self.steer(steer)[:, :, None, None].chunk(2, dim=1)
         h = self.first(functional.silu(x)) * (1.0 + gain) + offset
-        h = self.second(functional.silu(h))
-        return x + h
+        change: Tensor = self.second(functional.silu(h))
+        return x + change
+
+
+def placed(network: UNet, device: torch.device) -> UNet:
+    """The network itself, moved to `device`, its images laid out channels last, as convolutions like them."""
+    network.to(device)
+    for weight in network.parameters():
+        if weight.ndim == 4:
+            weight.data = weight.data.to(memory_format=torch.channels_last)
+    return network
 
 
 def high_pass(x: Tensor, width: int = 9) -> Tensor:

@@ -8,6 +8,7 @@ UIDs stand in the records (they are in the spool, mode 0600) and never in a log 
 """
 
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from dicomnode.errors import SpoolError
+from dicomnode.errors import JobError, SpoolError
 from dicomnode.journey.order import Order, encode_record, known, read_order, read_record
 from dicomnode.spool import Spool
 
@@ -39,6 +40,8 @@ Parcel = Literal["waiting", "sending", "delivered", "refused", "gave-up"]
 FINAL: Final = frozenset({"done", "undelivered", "refused", "held", "failed", "ignored", "superseded"})
 ARRIVED: Final = frozenset({"delivered", "refused", "gave-up"})
 _PROGRESS_SECONDS: Final = 1.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,13 @@ Observer = Callable[[Job], None]
 
 
 def read_jobs(spool_root: Path) -> list[Job]:
-    """Return every job in a spool, oldest first, without owning the spool. Raises SpoolError."""
-    jobs = [_read_job(path) for path in (spool_root / "work").glob("*/job.json")]
+    """Return every job in a spool, oldest first, without owning the spool; unreadable ones are logged."""
+    jobs = []
+    for path in (spool_root / "work").glob("*/job.json"):
+        try:
+            jobs.append(_read_job(path))
+        except SpoolError as error:
+            log.error("a job is left out: %s", error)
     return sorted(jobs, key=lambda job: (job.queued_at or "", job.job_id))
 
 
@@ -198,10 +206,13 @@ class JobBook:
     # --- orders ---------------------------------------------------------------------------
 
     def orders(self) -> Iterator[Order]:
-        """Yield the order of every job folder that has one."""
+        """Yield the order of every job; a broken one is logged and keeps no other from going on."""
         for folder in sorted(self._spool.work.iterdir()):
             if (folder / "order.json").exists():
-                yield read_order(folder)
+                try:
+                    yield read_order(folder)
+                except SpoolError as error:
+                    log.error("a job is left out: %s", error)
 
     def place(self, order: Order) -> Job:
         """Record a job durably: first what it is about, then where it stands. A known one stays as it is."""
@@ -246,10 +257,13 @@ class JobBook:
     # --- where they stand -----------------------------------------------------------------
 
     def job(self, job_id: str) -> Job:
-        """Return where a job stands."""
+        """Return where a job stands. Raises JobError when there is no such job."""
         with self._guard:
             live = self._live.get(job_id)
-            return live or _read_job(self._spool.work_folder(job_id) / "job.json")
+            path = self._spool.work / job_id / "job.json"
+            if live is None and not path.exists():
+                raise JobError(f"there is no job {job_id}; `dicomnode status` lists them")
+            return live or _read_job(path)
 
     def jobs(self) -> list[Job]:
         """Return every job, oldest first; the live ones with their latest progress."""

@@ -4,14 +4,19 @@ from dicomnode.dicom.dose import DoseReading
 from dicomnode.dicom.series import CtSeries
 from dicomnode.engines.start_step import SliceFacts
 from dicomnode.physics.noise import measure_noise_along
+from dicomnode.physics.photons import normal_ctdivol_mgy
 from dicomnode.physics.size import water_equivalent_diameter_mm
+from dicomnode.settings import DoseReference
 
 HEAD_TO_BODY_PHANTOM = 0.5
 """CTDIvol on the 32 cm phantom over that on the 16 cm phantom, same output: 1/2.04 to 1/2.14."""
 
 
-def slice_facts(series: CtSeries, dose: DoseReading) -> tuple[SliceFacts, ...]:
-    """Facts of every slice for `engines.start_step.match`: size, dose by tags, noise measured."""
+def slice_facts(series: CtSeries, dose: DoseReading, reference: DoseReference) -> tuple[SliceFacts, ...]:
+    """Facts of every slice for `engines.start_step.match`.
+
+    Size, normal dose, dose by tags, noise measured.
+    """
     pixel_mm = series.pixel_spacing_mm[0]
     diameters = water_equivalent_diameter_mm(series.hounsfield, pixel_mm)
     noise = measure_noise_along(series.hounsfield, pixel_mm)
@@ -21,9 +26,17 @@ def slice_facts(series: CtSeries, dose: DoseReading) -> tuple[SliceFacts, ...]:
             thickness_mm=series.slice_thickness_mm,
             pixel_mm=pixel_mm,
             diameter_mm=float(diameter),
+            normal_ctdivol_mgy=_normal_mgy(dose, reference, float(diameter)),
             ctdivol_mgy=None if ctdivol is None else ctdivol * to_body,
             noise_hu=reading.std_hu if reading else None,
             texture=reading.texture if reading else None,
         )
         for diameter, ctdivol, reading in zip(diameters, dose.ctdivol_mgy, noise, strict=True)
     )
+
+
+def _normal_mgy(dose: DoseReading, reference: DoseReference, diameter_mm: float) -> float:
+    """Heads hardly differ in size, and their protocols are reported on the 16 cm phantom; bodies differ."""
+    if dose.phantom_cm == 16:
+        return reference.head_ctdivol_mgy * HEAD_TO_BODY_PHANTOM
+    return normal_ctdivol_mgy(reference.body_ctdivol_mgy, diameter_mm)

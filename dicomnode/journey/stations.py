@@ -7,6 +7,7 @@ Each station reads what the ones before it left under work/<job id>/, does one t
 What a station writes depends on nothing but the images, the model and the configuration.
 """
 
+import errno
 import hashlib
 import io
 import json
@@ -34,7 +35,7 @@ from dicomnode.dicom.series import CtSeries, read_series
 from dicomnode.engines.enhance import enhance
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.start_step import SliceFacts, StartStep
-from dicomnode.errors import DoseUnknown, HeldByQuality
+from dicomnode.errors import DiskFull, DoseUnknown, HeldByQuality
 from dicomnode.journey.delivery import MANIFEST, OUTGOING, Manifest, Parcel
 from dicomnode.journey.job import Station
 from dicomnode.journey.matching import slice_facts
@@ -132,7 +133,7 @@ class Stations:
 
     def _measure(self, order: Order, folder: Path) -> Mapping[str, object]:
         """Size, dose and noise of every slice, as the engine will be told."""
-        return {"slices": [asdict(facts) for facts in slice_facts(self._series(order), _dose(folder))]}
+        return {"slices": [asdict(facts) for facts in slice_facts(self._series(order), _dose(folder), self._settings.dose.reference)]}
 
     def _match(self, folder: Path) -> Mapping[str, object]:
         """A start step a slice; DoseUnknown where a slice tells neither dose nor noise."""
@@ -183,10 +184,15 @@ class Stations:
         if not outgoing.exists():
             making = folder / _MAKING
             shutil.rmtree(making, ignore_errors=True)
-            self._write_objects(order, folder, making)
-            _force_to_disk(making)
-            making.rename(outgoing)
-            _force_to_disk(folder, deep=False)
+            try:
+                self._write_objects(order, folder, making)
+                _force_to_disk(making)
+                making.rename(outgoing)
+                _force_to_disk(folder, deep=False)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise DiskFull(f"{self._spool.root}: no space left for a result; free some") from error
+                raise
         (folder / _ENHANCED).unlink(missing_ok=True)
         return {"derived_series_uid": _read(outgoing / MANIFEST)["series_instance_uid"]}
 

@@ -18,9 +18,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from typing import Final
 
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetEnqueueOptions, SetWorkflowID
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.errors import AlreadyEnhanced, DicomnodeError, HeldByQuality, JobError, SeriesRefused
@@ -53,6 +56,8 @@ MOST_STARTS: Final = 3
 _FIRST_PAUSE_SECONDS: Final = 30.0
 _LONGEST_PAUSE_SECONDS: Final = 1800.0
 _POLL_SECONDS: Final = 0.5
+_MORE_CAME: Final = "more images of the series came; a later job has them all"
+_KEEP_ENDED_DAYS: Final = 30
 _ACTIVE: Final = ["ENQUEUED", "DELAYED", "PENDING"]
 
 log = logging.getLogger(__name__)
@@ -92,7 +97,13 @@ class Journey:
         DBOS(config=self._config())
         self._register_workflows()
         DBOS.listen_queues([self._series_queue, self._deliver_queue])
-        DBOS.launch()
+        try:
+            DBOS.launch()
+        except SQLAlchemyError as error:
+            place = make_url(self._settings.node.database_url).render_as_string(hide_password=True)
+            raise JobError(
+                f"node.database: {place} cannot be used ({type(error).__name__}: {error})"
+            ) from error
         DBOS.register_queue(
             self._series_queue,
             worker_concurrency=1,
@@ -207,6 +218,7 @@ class Journey:
         DBOS takes up its own workflows; this is for what it cannot know: a crash between the record and the
         queue, steps of another version, a database that was lost or put back from a copy.
         """
+        self.prune()
         active = self._active_inputs()
         for order in self.book.orders():
             job = self.book.place(order)
@@ -215,6 +227,18 @@ class Journey:
             elif not job.final and (job.job_id,) not in active:
                 job = self.book.update(job.job_id, lambda job: replace(job, run=job.run + 1))
                 self._enqueue_series(job.job_id, job.run)
+
+    def prune(self) -> None:
+        """Drop what the database remembers of long ended work; that a job has ended stands in its record."""
+        before = self.book.clock() - timedelta(days=_KEEP_ENDED_DAYS)
+        ended = DBOS.list_workflows(
+            completed_before=before.isoformat(),
+            workflow_id_prefix=f"{self._executor}/",
+            load_input=False,
+            load_output=False,
+        )
+        if ended:
+            DBOS.delete_workflows([workflow.workflow_id for workflow in ended])
 
     def _active_inputs(self) -> set[tuple[str, ...]]:
         """(job,) or (job, destination) of every workflow that will still run; old versions are cancelled."""
@@ -240,11 +264,14 @@ class Journey:
 
     def _travel(self, job_id: str) -> None:
         """The whole life of a series. What a step returned before a crash is not done again."""
-        for station in STATIONS:
-            ending = DBOS.run_step({"name": station}, self._visit, job_id, station)
-            if ending is not None:
-                self._after(job_id, ending)
-                return
+        try:
+            for station in STATIONS:
+                ending = DBOS.run_step({"name": station}, self._visit, job_id, station)
+                if ending is not None:
+                    self._after(job_id, ending)
+                    return
+        finally:
+            self._stations.forget()
         for name, attempt in DBOS.run_step({"name": "deliver"}, self._open_deliveries, job_id):
             self._enqueue_deliver(job_id, str(name), int(attempt))
 
@@ -260,7 +287,7 @@ class Journey:
         if job.final:
             return {"status": job.status}
         if self.book.superseded(order):
-            return self._end(job_id, "superseded", "more images of the series came; a later job has them all")
+            return self._end(job_id, "superseded", _MORE_CAME)
         if not self._stations.can_continue(order):
             return self._continue_with_new_pipeline(order)
         if job.starts.get(station, 0) >= MOST_STARTS:
@@ -343,7 +370,7 @@ class Journey:
             raise Interrupted
         order = self.book.order(job_id)
         if not self.book.job(job_id).final and self.book.superseded(order):
-            self._end(job_id, "superseded", "more images of the series came; a later job has them all")
+            self._end(job_id, "superseded", _MORE_CAME)
         names = [destination.name for destination in self._settings.destinations]
         job = self.book.update(job_id, lambda job: sending(job, names))
         return [[state.name, state.attempts + 1] for state in job.destinations if state.state not in ARRIVED]
@@ -359,8 +386,13 @@ class Journey:
         """Try once; return the pause before the next attempt, or None when there is none."""
         if self._stopping.is_set():
             raise Interrupted
-        state = self.book.job(job_id).destination(name)
-        if state is None or state.state in ARRIVED:
+        job = self.book.job(job_id)
+        state = job.destination(name)
+        if job.final or state is None or state.state in ARRIVED:
+            return None
+        untouched = all(peer.state == "waiting" and not peer.sent for peer in job.destinations)
+        if untouched and self.book.superseded(self.book.order(job_id)):
+            self._end(job_id, "superseded", _MORE_CAME)
             return None
         destination = next((peer for peer in self._settings.destinations if peer.name == name), None)
         if destination is None:
@@ -387,7 +419,8 @@ class Journey:
         self.book.update(job_id, lambda job: with_destination(job, after))
 
     def _fail(self, job_id: str, reason: str) -> None:
-        self._end(job_id, "failed", reason)
+        if not self.book.job(job_id).final:
+            self._end(job_id, "failed", reason)
 
     # --- the one net under everything ---------------------------------------------------------
 

@@ -6,7 +6,7 @@ projection are linear, any strength is mixed later at no cost.
 """
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +77,10 @@ def read_slices(source: Source) -> Iterator[Slice]:
 
 
 def random_kernel(rng: np.random.Generator, cutoff_per_px: tuple[float, float]) -> Kernel:
-    """A reconstruction kernel as scanners have them: very smooth to sharper than the ramp, smooth ones more often."""
+    """A reconstruction kernel as scanners have them.
+
+    Very smooth to sharper than the ramp, smooth ones more often.
+    """
     low, high = np.log(cutoff_per_px)
     boosted = rng.random() < 0.25
     return Kernel(
@@ -87,6 +90,14 @@ def random_kernel(rng: np.random.Generator, cutoff_per_px: tuple[float, float]) 
         peak_per_px=float(rng.uniform(0.2, 0.5)),
         lift=float(rng.uniform(0.0, 1.2)) if rng.random() < 0.5 else 0.0,
     )
+
+
+def random_scanner(rng: np.random.Generator, side_px: int) -> ParallelBeam:
+    """A scanner whose rays are never those of the virtual one: other views, other bins, another first angle."""
+    views = int(rng.integers(800, 1160))
+    pitch_px = float(rng.uniform(0.46, 0.58))
+    detectors = 2 * int(np.ceil(0.72 * side_px / pitch_px))
+    return ParallelBeam(side_px, views, detectors, pitch_px, start_rad=float(rng.uniform(0.0, np.pi / views)))
 
 
 def build(corpus: Corpus, folder: Path, seed: int, console: Console) -> list[Path]:
@@ -121,7 +132,10 @@ def make_example(piece: Slice, corpus: Corpus, beam: ParallelBeam, rng: np.rando
     kernel = random_kernel(rng, corpus.cutoff_per_px)
     photons = float(np.exp(rng.uniform(*np.log(corpus.photons))))
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    draws = [simulate_noise(image, piece.pixel_mm, photons, kernel, generator, beam=beam) for _ in range(2)]
+    scanner = random_scanner(rng, image.shape[-1])
+    draws = [
+        simulate_noise(image, piece.pixel_mm, photons, kernel, generator, scanner=scanner) for _ in range(2)
+    ]
     noise = torch.cat(draws)
     level = _level_of(noise[0].numpy(), image[0].numpy(), piece.pixel_mm)
     noise = noise / level.std_hu
@@ -169,8 +183,9 @@ def _save(example: Example, path: Path) -> None:
         arrays[name] = _pack(values, float(np.abs(values).max()) / 32000.0)
     numbers = np.array([example.pixel_mm, example.own_noise_hu, example.texture, example.unit_photons])
     part = path.with_suffix(".part")
+    savez: Callable[..., None] = np.savez  # its stub takes no arrays by computed names
     with part.open("wb") as file:
-        np.savez(
+        savez(
             file,
             numbers=numbers,
             **{f"{k}_step": v[1] for k, v in arrays.items()},

@@ -19,8 +19,8 @@ from dicomnode.learning.recipe import Stage
 class Mix:
     """How noisy an example is made.
 
-    `added_hu`: level of all added noise; `kept`: the share of its variance that belongs to the target; `swap`:
-    which of the two draws is which.
+    `added_hu`: level of all added noise; `kept`: the share of its variance that belongs to the target;
+    `swap`: which of the two draws is which.
     """
 
     added_hu: float
@@ -29,11 +29,11 @@ class Mix:
 
     @property
     def kept_hu(self) -> float:
-        return self.added_hu * self.kept**0.5
+        return float(self.added_hu * self.kept**0.5)
 
     @property
     def removed_hu(self) -> float:
-        return self.added_hu * (1.0 - self.kept) ** 0.5
+        return float(self.added_hu * (1.0 - self.kept) ** 0.5)
 
 
 def draw_mix(stage: Stage, rng: np.random.Generator) -> Mix:
@@ -68,7 +68,7 @@ def projection_batch(examples: Sequence[PackedExample], stage: Stage, rng: np.ra
     """Crops of reprojected noisy sinograms, and the noise to remove."""
     sinograms, targets, scales, rows = [], [], [], []
     for _ in range(stage.batch):
-        example = examples[rng.integers(len(examples))]
+        example = examples[int(rng.integers(len(examples)))]
         mix = draw_mix(stage, rng)
         where = _window(example.arrays["sinogram"].shape, stage.patch_px, rng)
         clean = example.crop("sinogram", where)
@@ -80,8 +80,8 @@ def projection_batch(examples: Sequence[PackedExample], stage: Stage, rng: np.ra
         scales.append(spdiff.sinogram_noise(state.noise_hu, example.pixel_mm))
         rows.append(spdiff.conditions(state.noise_hu, state.texture, state.fraction, state.photons))
     scale = torch.tensor(scales, dtype=torch.float32)[:, None, None, None]
-    target = torch.from_numpy(np.stack(targets))[:, None] / scale
-    return Batch(spdiff.inputs(torch.from_numpy(np.stack(sinograms)), scale), torch.tensor(rows), target)
+    target_t = torch.from_numpy(np.stack(targets))[:, None] / scale
+    return Batch(spdiff.inputs(torch.from_numpy(np.stack(sinograms)), scale), torch.tensor(rows), target_t)
 
 
 def image_batch(
@@ -90,9 +90,9 @@ def image_batch(
     """Crops of noisy slices with the proposal of the projections, and the noise to remove."""
     states, proposals, targets, noise, rows = [], [], [], [], []
     for _ in range(stage.batch):
-        prior = priors[rng.integers(len(priors))] if priors else None
+        prior = priors[int(rng.integers(len(priors)))] if priors else None
         alone = prior is None or rng.random() < stage.prior_dropout
-        example = examples[rng.integers(len(examples)) if prior is None or alone else prior.example]
+        example = examples[int(rng.integers(len(examples))) if prior is None or alone else prior.example]
         mix = draw_mix(stage, rng) if prior is None or alone else prior.mix
         where = _window(example.arrays["slice_hu"].shape, stage.patch_px, rng)
         kept, removed = _ordered(example.crop("noise", where), mix)

@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from dicomnode.errors import SeriesRefused, TrainingError
 from dicomnode.journey.matching import slice_facts
 from dicomnode.physics.noise import measure_noise
 from dicomnode.quality import bias_by_tissue
+from dicomnode.settings import DoseReference
 
 METHODS = ("input", "enhanced", "nlm", "tv")
 FIGURES = ("psnr_db", "ssim", "rmse_hu", "bias_hu", "noise_hu")
@@ -32,6 +33,10 @@ SPAN_HU = (-1000.0, 1000.0)
 POSITION_TOLERANCE_MM = 0.05
 
 Image = NDArray[np.float32]
+
+# scikit-image says it is typed, but these two are not
+_similarity: Callable[..., float] = structural_similarity
+_chambolle: Callable[..., Image] = denoise_tv_chambolle
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,17 +87,19 @@ class Score:
 
 
 def match_pairs(low: Path, full: Path) -> list[Pair]:
-    """Pair slices by patient, kernel and position. One folder may hold both when the files say which is which.
+    """Pair slices at one place.
 
-    Where LOW_DIR and FULL_DIR are one folder, or hold both, the noisier of two slices at one place is the low
-    one. Raises TrainingError where nothing matches.
+    The place is position, orientation, matrix and pixel size, and the kernel where it is shared. Of several
+    twins the one that looks most alike is taken. LOW_DIR and FULL_DIR may be one folder that holds both: the
+    noisier of two slices at one place is then the low one. Raises TrainingError where nothing matches.
     """
     if low.resolve() == full.resolve():
-        places = _by_place(_read(low))
-        pairs = [_by_noise(two) for two in places.values() if len(two) == 2]
+        twins = (_with_kernel(here, one) for here in _by_place(_read(low)).values() for one in here)
+        pairs = [pair for two in twins if len(two) == 2 for pair in [_by_noise(two)]]
+        pairs = list({id(pair.low): pair for pair in pairs}.values())
     else:
         others = _by_place(_read(full))
-        pairs = [Pair(s, others[_place(s)][0]) for s in _read(low) if _place(s) in others]
+        pairs = [Pair(s, _twin(s, others[_place(s)])) for s in _read(low) if _place(s) in others]
     if not pairs:
         raise TrainingError(f"no slice in {low} has a twin at the same position in {full}")
     return pairs
@@ -102,7 +109,7 @@ def score(pair: Pair, engine: NeedEngine) -> Score:
     """Run the journey's own stations and the baselines on one pair."""
     low, full = pair.low.hounsfield, pair.full.hounsfield[0]
     pixel_mm = pair.low.pixel_spacing_mm[0]
-    facts = slice_facts(pair.low, read_dose(pair.low.headers))
+    facts = slice_facts(pair.low, read_dose(pair.low.headers), DoseReference())
     start = engine.match(facts[0])
     noise = measure_noise(low, pixel_mm)
     sigma = noise.std_hu if noise else start.noise_hu
@@ -117,7 +124,10 @@ def score(pair: Pair, engine: NeedEngine) -> Score:
 
 
 def compare(image: Image, target: Image, pixel_mm: float) -> dict[str, float]:
-    """PSNR over the target's own range, SSIM (11 x 11 Gaussian), RMSE, bias in soft tissue, noise; HU clipped."""
+    """PSNR over the target's own range, SSIM (11 x 11 Gaussian), RMSE, bias in soft tissue, noise.
+
+    HU clipped.
+    """
     x, y = (np.clip(a, *SPAN_HU).astype(np.float64) for a in (image, target))
     span = float(y.max() - y.min())
     rmse = float(np.sqrt(np.mean((x - y) ** 2)))
@@ -125,9 +135,7 @@ def compare(image: Image, target: Image, pixel_mm: float) -> dict[str, float]:
     return {
         "psnr_db": float(20.0 * np.log10(span / rmse)) if rmse else float("inf"),
         "ssim": float(
-            structural_similarity(
-                x, y, data_range=span, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
-            )
+            _similarity(x, y, data_range=span, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
         ),
         "rmse_hu": rmse,
         "bias_hu": bias_by_tissue(target[None], (image - target)[None]).get("soft", float("nan")),
@@ -148,12 +156,15 @@ def total_variation(image: Image, sigma_hu: float) -> Image:
     """Rudin-Osher-Fatemi TV, weight 0.5 sigma, HU in and out."""
     low, high = SPAN_HU
     x = (np.clip(image, low, high) - low) / (high - low)
-    out: Image = denoise_tv_chambolle(x, weight=0.5 * sigma_hu / (high - low)) * (high - low) + low
+    out: Image = _chambolle(x, weight=0.5 * sigma_hu / (high - low)) * (high - low) + low
     return out.astype(np.float32)
 
 
 def summarise(scores: Sequence[Score]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """Means over the slices of each kernel, and over all: {"kernels": {kernel: {figure: {method: value}}}}."""
+    """Means over the slices of each kernel, and over all.
+
+    {"kernels": {kernel: {figure: {method: value}}}}.
+    """
     groups: dict[str, list[Score]] = defaultdict(list)
     for s in scores:
         groups[s.kernel].append(s)
@@ -187,17 +198,29 @@ def _read(folder: Path) -> list[CtSeries]:
     return slices
 
 
-def _place(piece: CtSeries) -> tuple[str, str, int, int, int]:
+Place = tuple[int, ...]
+
+
+def _place(piece: CtSeries) -> Place:
     header = piece.headers[0]
-    x, y, z = (round(float(v) / POSITION_TOLERANCE_MM) for v in header.ImagePositionPatient)
-    return str(header.get("PatientID", "")), piece.convolution_kernel, x, y, z
+    numbers = (*header.ImagePositionPatient, *header.ImageOrientationPatient, *piece.pixel_spacing_mm)
+    return (*piece.hounsfield.shape, *(round(float(v) / POSITION_TOLERANCE_MM) for v in numbers))
 
 
-def _by_place(slices: Sequence[CtSeries]) -> dict[tuple[str, str, int, int, int], list[CtSeries]]:
-    places: dict[tuple[str, str, int, int, int], list[CtSeries]] = defaultdict(list)
+def _by_place(slices: Sequence[CtSeries]) -> dict[Place, list[CtSeries]]:
+    places: dict[Place, list[CtSeries]] = defaultdict(list)
     for piece in slices:
         places[_place(piece)].append(piece)
     return places
+
+
+def _with_kernel(here: Sequence[CtSeries], like: CtSeries) -> list[CtSeries]:
+    return [one for one in here if one.convolution_kernel == like.convolution_kernel]
+
+
+def _twin(piece: CtSeries, candidates: Sequence[CtSeries]) -> CtSeries:
+    same = _with_kernel(candidates, piece) or candidates
+    return min(same, key=lambda other: float(np.abs(other.hounsfield - piece.hounsfield).mean()))
 
 
 def _by_noise(two: Sequence[CtSeries]) -> Pair:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dicomnode.engines.need import dgdiff, spdiff
 from dicomnode.engines.start_step import PhotonSchedule
-from dicomnode.engines.unet import UNet, UNetShape
+from dicomnode.engines.unet import UNet, UNetShape, placed
 from dicomnode.learning import draw
 from dicomnode.learning.corpus import PackedExample, build, load_example
 from dicomnode.learning.publish import publish
@@ -161,7 +161,7 @@ class Trainer:
         self.curve = folder / f"{name}.jsonl"
         channels, conditions = _interface(name)
         self.shape = UNetShape(channels, stage.widths, conditions)
-        self.network = UNet(self.shape).to(device, memory_format=torch.channels_last)
+        self.network = placed(UNet(self.shape), device)
         self.ema = UNet(self.shape).to(device).requires_grad_(False)
         self.ema.load_state_dict(self.network.state_dict())
         self.optimizer = torch.optim.AdamW(
@@ -204,7 +204,7 @@ class Trainer:
             answer = self.network(x, batch.conditions.to(self.device))
         loss: Tensor = nn.functional.huber_loss(answer.float(), batch.target.to(self.device), delta=1.0)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizer.step()
         decay = min(self.stage.ema, (1 + self.step) / (10 + self.step))
@@ -242,9 +242,7 @@ def load_ema(path: Path, device: torch.device) -> UNet:
     """The averaged network of a checkpoint, ready to answer."""
     state = torch.load(path, map_location=device, weights_only=True)
     channels, widths, conditions = state["shape"]
-    network = UNet(UNetShape(channels, tuple(widths), conditions)).to(
-        device, memory_format=torch.channels_last
-    )
+    network = placed(UNet(UNetShape(channels, tuple(widths), conditions)), device)
     network.load_state_dict(state["ema"])
     return network.eval().requires_grad_(False)
 

@@ -30,6 +30,7 @@ _NEGOTIATION_BYTES: Final = 1 << 20
 _READ_BYTES: Final = 1 << 18
 _IDLE_AFTER_SECONDS: Final = 1.0
 _IDLE_WAIT_SECONDS: Final = 0.02
+_ENDING_SECONDS: Final = 10.0
 
 
 class BoundedSocket(AssociationSocket):
@@ -153,14 +154,18 @@ class Listener(ThreadedAssociationServer):
         self.server_close()
 
     def end_connections(self) -> None:
-        """Abort what is open and wait until `on_end` was called for every connection."""
-        for association in self.active_associations:
-            if association.is_established:
-                association.abort()
-            else:
-                _hang_up(association)
-        for connection in list(self._connections):
-            connection.join(timeout=10)
+        """Abort what is open and wait until `on_end` was called for every connection.
+
+        More than one round: a connection that was just accepted is not an association thread yet.
+        """
+        deadline = time.monotonic() + _ENDING_SECONDS
+        while self._connections and time.monotonic() < deadline:
+            for association in self.active_associations:
+                if association.is_established:
+                    association.abort()
+                else:
+                    _hang_up(association)
+            time.sleep(0.01)
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
         """Accept a connection. Nagle's algorithm would delay every answer to an instance by 40 ms."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(parallel=True, fastmath=True, cache=True)
 def forward(image: Array, angles_rad: Array, detectors: int, pitch_px: float, out: Array) -> None:
     """Line integrals in (image unit x pixel): image [row, column] -> out [view, detector]."""
     side = image.shape[0]
@@ -54,7 +54,7 @@ def forward(image: Array, angles_rad: Array, detectors: int, pitch_px: float, ou
 def _adjoint_of_width(taps: int) -> Callable[[Array, Array, float, Array], None]:
     """An adjoint whose inner loop is unrolled for `taps` detector bins a pixel: it then runs on vectors."""
 
-    @numba.njit(parallel=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]
+    @numba.njit(parallel=True, fastmath=True, cache=True)
     def gather(padded: Array, angles_rad: Array, pitch_px: float, out: Array) -> None:
         side = out.shape[0]
         half = 0.5 * (side - 1)
@@ -82,7 +82,7 @@ def _adjoint_of_width(taps: int) -> Callable[[Array, Array, float, Array], None]
                     line[column] += total * scale
             out[row] = line
 
-    return gather  # type: ignore[no-any-return]
+    return gather
 
 
 _gather = cache(_adjoint_of_width)

@@ -27,22 +27,18 @@ def photons_per_bin(photons: float, beam: ParallelBeam, pixel_mm: float) -> floa
 
 CALIBRATION_CTDIVOL_MGY = 16.0
 CALIBRATION_THICKNESS_MM = 1.0
-"""The output and thickness that put 2.5e5 quanta on a reference ray: fitted so that the photon numbers read from
-CTDIvol and from the image noise agree in the median on Siemens full-dose FBP scans of two patients (100 and
-120 kV, 3 mm). One number for all scanners: it is good to about a factor of 1.5."""
+"""The output and thickness that put 2.5e5 quanta on a reference ray: fitted so that the photon numbers read
+from CTDIvol and from the image noise agree in the median on Siemens full-dose FBP scans of two patients
+(100 and 120 kV, 3 mm). One number for all scanners: it is good to about a factor of 1.5."""
 
 REFERENCE_DIAMETER_MM = 270.0
 MODULATION_PER_MM = 0.0085
 """Exposure control raises the output of a normal scan by 7 to 10 % per centimetre of patient."""
 
-NORMAL_CTDIVOL_MGY = 12.0
-"""CTDIvol (32 cm) of a normal adult trunk scan at the reference diameter: the achievable dose of the registry,
-between chest (9) and abdomen-pelvis with contrast (12 to 15)."""
-
 WATER_EXPONENT_PER_MM = 0.0187
 NOISE_WHITE, NOISE_SLOPE, NOISE_LEAST = 1090.0, 1115.0, 80.0
-"""Noise law of the virtual scanner, HU mm^1.5: K = white - slope x texture, fitted by simulating water discs of
-200 to 350 mm with kernels from very smooth to sharper than the ramp (the test repeats it, within 15 %)."""
+"""Noise law of the virtual scanner, HU mm^1.5: K = white - slope x texture, fitted by simulating water discs
+of 200 to 350 mm with kernels from very smooth to sharper than the ramp (the test repeats it, within 15 %)."""
 
 
 def photons_from_dose(ctdivol_mgy: float, thickness_mm: float) -> float:
@@ -62,8 +58,9 @@ def predicted_noise_hu(photons: float, diameter_mm: float, pixel_mm: float, text
 
     `texture` as `NoiseReading.texture`: it stands for the kernel, which the header only names.
     """
-    gain = max(NOISE_WHITE - NOISE_SLOPE * texture, NOISE_LEAST)
-    return gain * math.exp(0.5 * WATER_EXPONENT_PER_MM * diameter_mm) / (pixel_mm**1.5 * math.sqrt(photons))
+    gain: float = max(NOISE_WHITE - NOISE_SLOPE * texture, NOISE_LEAST)
+    area: float = pixel_mm**1.5
+    return gain * math.exp(0.5 * WATER_EXPONENT_PER_MM * diameter_mm) / (area * math.sqrt(photons))
 
 
 def photons_from_noise(std_hu: float, diameter_mm: float, pixel_mm: float, texture: float) -> float:
@@ -71,10 +68,9 @@ def photons_from_noise(std_hu: float, diameter_mm: float, pixel_mm: float, textu
     return (predicted_noise_hu(1.0, diameter_mm, pixel_mm, texture) / std_hu) ** 2
 
 
-def normal_photons(diameter_mm: float, thickness_mm: float) -> float:
-    """Quanta per reference ray that a normal-dose scan of this patient and thickness would have.
+def normal_ctdivol_mgy(reference_mgy: float, diameter_mm: float) -> float:
+    """CTDIvol of a normal-dose body scan of this size, of the one at the reference diameter.
 
-    The reference is a normal CTDIvol at the reference diameter, raised with size as exposure control does.
+    Both refer to the 32 cm phantom.
     """
-    size = math.exp(MODULATION_PER_MM * (diameter_mm - REFERENCE_DIAMETER_MM))
-    return photons_from_dose(NORMAL_CTDIVOL_MGY * size, thickness_mm)
+    return reference_mgy * math.exp(MODULATION_PER_MM * (diameter_mm - REFERENCE_DIAMETER_MM))

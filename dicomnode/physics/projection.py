@@ -60,7 +60,8 @@ def ramp_response(beam: ParallelBeam, length: int) -> Tensor:
     n = torch.minimum(n, length - n)
     taps = torch.where(n % 2 == 1, -1.0 / (math.pi * n.clamp(min=1)) ** 2, torch.zeros_like(n))
     taps[0] = 0.25
-    return torch.fft.rfft(taps).real / beam.pitch_px
+    response: Tensor = torch.fft.rfft(taps).real / beam.pitch_px
+    return response
 
 
 def filter_views(sinograms: Tensor, beam: ParallelBeam, window: Tensor | None = None) -> Tensor:
@@ -70,7 +71,8 @@ def filter_views(sinograms: Tensor, beam: ParallelBeam, window: Tensor | None = 
     if window is not None:
         response = response * window.to(response)
     spectrum = torch.fft.rfft(sinograms, n=length, dim=-1)
-    return torch.fft.irfft(spectrum * response, n=length, dim=-1)[..., : beam.detectors].contiguous()
+    filtered: Tensor = torch.fft.irfft(spectrum * response, n=length, dim=-1)
+    return filtered[..., : beam.detectors].contiguous()
 
 
 def filtered_backprojection(sinograms: Tensor, beam: ParallelBeam, window: Tensor | None = None) -> Tensor:
@@ -86,7 +88,8 @@ def padded_length(beam: ParallelBeam) -> int:
 
 def frequencies_per_px(beam: ParallelBeam) -> Tensor:
     """Frequencies of a window for `filter_views`, cycles per pixel of the slice, [frequency]."""
-    return torch.fft.rfftfreq(padded_length(beam), d=beam.pitch_px)
+    frequencies: Tensor = torch.fft.rfftfreq(padded_length(beam), d=beam.pitch_px)
+    return frequencies
 
 
 def _check(tensor: Tensor, shape: tuple[int, int], name: str) -> None:

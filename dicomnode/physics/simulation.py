@@ -4,7 +4,7 @@ The noise is drawn where it arises, on the rays, and reconstructed linearly, so 
 and its growth with the patient come out as on a scanner (Zeng et al., IEEE TNS 62, 2015).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,14 +18,17 @@ STARVED_VARIANCE = 1.0
 
 LIFTED_PER_PX = 0.04
 
+SCANNER = ParallelBeam(512, 984, 1440, 0.52, start_rad=0.0011)
+"""The scanner that low-dose scans are made with where none is given: 984 views a turn, as GE's have."""
+
 
 @dataclass(frozen=True)
 class Kernel:
     """A reconstruction kernel as the window W(f) that multiplies the ramp.
 
     W(f) = cos(pi f / (2 cutoff))^power (1 + boost (f/peak)^2 exp(1 - (f/peak)^2) + lift exp(-(f/0.04)^2))
-    below `cutoff_per_px` (cycles per pixel), zero above. A boost gives the sharpened middle frequencies of bone
-    and lung kernels; a lift the coarse noise that adaptive filtering of starved rays leaves behind.
+    below `cutoff_per_px` (cycles per pixel), zero above. A boost gives the sharpened middle frequencies of
+    bone and lung kernels; a lift the coarse noise that adaptive filtering of starved rays leaves behind.
     """
 
     cutoff_per_px: float
@@ -68,21 +71,22 @@ def simulate_noise(
     rng: torch.Generator,
     *,
     missing_from: float | None = None,
-    beam: ParallelBeam | None = None,
+    scanner: ParallelBeam | None = None,
 ) -> Tensor:
     """Noise of a scan with `photons` quanta per reference ray, in HU, [slice, row, column].
 
     `hounsfield` float32 [slice, row, column] is the object; add the result to it. `missing_from` as in
-    `log_variance`. The rays are twice as fine as the pixels, so that sharp kernels keep their texture.
+    `log_variance`. The rays of `scanner` should be about twice as fine as the pixels, so that sharp kernels keep
+    their texture, and must not be those of the virtual scanner the engine looks with: noise that is independent
+    between the very rays it is looked at along would be easier to take away than any real one.
     """
-    side = hounsfield.shape[-1]
-    coarse = beam or ParallelBeam().for_side(side)
-    fine = ParallelBeam(coarse.side_px, coarse.views, 2 * coarse.detectors, coarse.pitch_px / 2)
+    fine = scanner or SCANNER.for_side(hounsfield.shape[-1])
+    coarse = replace(fine, detectors=-(-fine.detectors // 2), pitch_px=2 * fine.pitch_px)
     per_pixel = WATER_ATTENUATION_PER_MM * pixel_mm
     attenuation = project((1.0 + hounsfield / 1000.0).clamp(min=0.0) * per_pixel, coarse)
     attenuation = torch.nn.functional.interpolate(attenuation, scale_factor=2, mode="linear")
     share = photons_per_bin(1.0, fine, pixel_mm)
     missing = None if missing_from is None else missing_from * share
-    spread = log_variance(attenuation, photons * share, missing).sqrt()
+    spread = log_variance(attenuation[..., : fine.detectors], photons * share, missing).sqrt()
     rays = torch.randn(spread.shape, generator=rng) * spread
     return filtered_backprojection(rays, fine, kernel.window(fine)) * (1000.0 / per_pixel)

@@ -33,4 +33,5 @@ def water_equivalent_diameter_mm(hounsfield: NDArray[np.float32], pixel_mm: floa
     inside = ndimage.binary_dilation(inside, structure=np.ones((1, 5, 5), bool))
     water = np.maximum(hounsfield / 1000.0 + 1.0, 0.0)
     area_mm2 = np.where(inside, water, 0.0).sum(axis=(1, 2)) * pixel_mm**2
-    return (2.0 * np.sqrt(area_mm2 / np.pi)).astype(np.float32)
+    diameters: NDArray[np.float32] = (2.0 * np.sqrt(area_mm2 / np.pi)).astype(np.float32)
+    return diameters

@@ -7,24 +7,24 @@ import pytest
 
 from dicomnode.engines.start_step import PhotonSchedule, SliceFacts, match
 from dicomnode.errors import DoseUnknown
-from dicomnode.physics.photons import normal_photons, predicted_noise_hu
+from dicomnode.physics.photons import photons_from_dose, predicted_noise_hu
 
 SCHEDULE = PhotonSchedule()
 
 
 def facts(fraction: float | None, noise_fraction: float | None, texture: float = 0.5) -> SliceFacts:
     """A 3 mm slice of a 270 mm patient whose tags and noise say these fractions of normal dose."""
-    normal = normal_photons(270.0, 3.0)
+    normal = photons_from_dose(12.0, 3.0)
     ctdivol = None if fraction is None else 12.0 * fraction
     noise = (
         None if noise_fraction is None else predicted_noise_hu(normal * noise_fraction, 270.0, 0.7, texture)
     )
-    return SliceFacts(3.0, 0.7, 270.0, ctdivol, noise, None if noise is None else texture)
+    return SliceFacts(3.0, 0.7, 270.0, 12.0, ctdivol, noise, None if noise is None else texture)
 
 
 def test_schedule_is_the_published_one() -> None:
     published = [300000, 135000, 87096.8, 64285.7, 50943.4, 42187.5, 36000, 31395.3, 27835.1, 25000]
-    assert SCHEDULE.photons == pytest.approx(np.array(published), rel=1e-6)
+    assert SCHEDULE.photons == pytest.approx(np.array(published), abs=0.05)  # printed with one decimal
 
 
 def test_equal_steps_of_variance() -> None:

@@ -1,8 +1,8 @@
-"""A node that kills itself: `python -m tests.journey.crashing_node SETTINGS.json WHEN`.
+"""A node that kills itself, again and again: `python -m tests.journey.crashing_node SETTINGS.json WHEN...`.
 
-WHEN is one of the moments of `Fuse`, `poison` (the engine kills the process at slices of 48 x 48), or
-`never`. SIGKILL from within is exact to the line: the record has just reached the disk, the database does not
-know yet. Nothing in the node is replaced but what is told to its observer.
+Each WHEN is one life, forked from a parent that has the modules loaded: a moment of `Fuse`, `poison` (the
+engine kills the process at slices of 48 x 48), or `never`. SIGKILL from within is exact to the line: the
+record has just reached the disk, the database does not know yet.
 """
 
 import json
@@ -59,14 +59,28 @@ class Poisoned(NeedEngine):
         return super().refine(prior, low_dose, starts)
 
 
-def main() -> int:
-    settings = Settings.model_validate(json.loads(Path(sys.argv[1]).read_text()))
-    when = sys.argv[2]
+def live(settings: Settings, when: str) -> int:
+    """One life of the node."""
     engine = None
     if when == "poison":
         good = load_engine(settings.engine.models_folder, settings.engine.model, "cpu", 1)
         engine = Poisoned(good.card, good.projection, good.image, good.device)
     return Node(settings, observe=Fuse(when), engine=engine).run()
+
+
+def main() -> int:
+    settings = Settings.model_validate(json.loads(Path(sys.argv[1]).read_text()))
+    for when in sys.argv[2:]:
+        print("life:", when, flush=True)
+        child = os.fork()
+        if child == 0:
+            os._exit(live(settings, when))
+        signal.signal(signal.SIGTERM, lambda *_, child=child: os.kill(child, signal.SIGTERM))
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status != -signal.SIGKILL:
+            return status
+        print("died of SIGKILL", flush=True)
+    return 1
 
 
 if __name__ == "__main__":

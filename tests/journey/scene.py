@@ -1,8 +1,14 @@
 """What the journeys are played with: a PACS that can be told how to answer, settings, and patience."""
 
+import os
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -13,12 +19,13 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import ComprehensiveSRStorage, CTImageStorage, Verification
 
 from dicomnode.journey.job import Job
-from dicomnode.network.send import Delivery, send_files
+from dicomnode.network.send import Delivery, echo, send_files
 from dicomnode.node import Node
 from dicomnode.settings import Destination, Settings
 from tests.makers import make_series, phantom
 
-MODELS = Path(__file__).resolve().parents[2] / "models"
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = ROOT / "models"
 REPORT = str(ComprehensiveSRStorage)
 
 
@@ -116,7 +123,7 @@ def settings_for(folder: Path, *pacs_ports: int, **sections: dict) -> Settings:
     values = {
         "node": {"spool": folder / "spool", "port": 0, "host": "127.0.0.1", "reserve_gib": 0},
         "callers": [{"ae_title": "SCANNER"}],
-        "completeness": {"closed_seconds": 0.2, "quiet_seconds": 0.6, "give_up_seconds": 1.0},
+        "completeness": {"closed_seconds": 0.2, "quiet_seconds": 2.0, "give_up_seconds": 2.0},
         "destinations": peers,
         "engine": {"models_folder": MODELS, "device": "cpu", "threads": 1},
         # the gate has its own tests; what the weights of the day do to a phantom must not decide here
@@ -157,3 +164,58 @@ def wait_for_jobs(node: Node, count: int = 1, seconds: float = 30.0) -> list[Job
     jobs = node.jobs()
     assert len(jobs) == count, jobs
     return jobs
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+class Process:
+    """A node of its own process."""
+
+    def __init__(self, settings: Settings, folder: Path, *command: str) -> None:
+        self.settings = settings
+        self._log = folder / "node.log"
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *command], cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def log(self) -> str:
+        """What it has printed so far."""
+        return self._log.read_text()
+
+    def wait_until_ready(self) -> None:
+        node = self.settings.node
+        peer = Destination(name="node", ae_title=node.ae_title, host="127.0.0.1", port=node.port)
+
+        def answers() -> bool:
+            assert self.process.poll() is None, self.log()
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", node.port)):
+                    return False
+            return echo(peer, "SCANNER") > 0
+
+        wait_until(answers)
+
+    def kill(self) -> None:
+        """SIGKILL to it and to what it has started."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def terminate(self) -> int:
+        """SIGTERM; the exit status."""
+        self.process.terminate()
+        return self.process.wait(timeout=60)
+
+
+@contextmanager
+def running(settings: Settings, folder: Path, *command: str) -> Iterator[Process]:
+    process = Process(settings, folder, *command)
+    try:
+        yield process
+    finally:
+        if process.process.poll() is None:
+            process.kill()

@@ -1,6 +1,8 @@
 """Whole journeys: in by C-STORE, out by C-STORE, and everything between is the real thing."""
 
 import logging
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +102,23 @@ def test_a_destination_that_is_down_gets_it_later_and_delays_no_other(
             (job,) = wait_for_jobs(node)
     assert job.status == "done"
     assert late.kept() == pacs.kept()
+
+
+def test_a_result_that_could_not_leave_gives_way_to_the_one_with_more_images(
+    tmp_path: Path, pacs: Pacs, engine: NeedEngine
+) -> None:
+    pacs.stop()
+    paths = low_dose_series(tmp_path / "in", slices=5)
+    with Node(settings_for(tmp_path, pacs.port), engine=engine) as node:
+        send_to(node.port, paths[:4])
+        wait_until(lambda: node.jobs() and node.jobs()[0].status == "sending", told=node.jobs)
+        send_to(node.port, paths[4:])
+        wait_until(lambda: len(node.jobs()) == 2, told=node.jobs)
+        wait_until(lambda: node.jobs()[0].final, told=node.jobs)
+        pacs.start()
+        first, second = wait_for_jobs(node, 2)
+    assert [job.status for job in (first, second)] == ["superseded", "done"]
+    assert len(pacs.images()) == 5
 
 
 def test_what_was_stored_before_a_peer_ran_full_is_not_sent_again(
@@ -272,8 +291,6 @@ class Slow(NeedEngine):
     """An engine that takes its time, so that there is time to stop it."""
 
     def refine(self, prior, low_dose, starts):
-        import time
-
         time.sleep(0.5)
         return super().refine(prior, low_dose, starts)
 
@@ -313,15 +330,28 @@ def test_a_job_that_waited_while_the_configuration_changed_goes_on_under_another
     assert all(decoded(pacs.kept()[uid]).SeriesDescription.startswith("NEW | ") for uid in pacs.images())
 
 
-def test_logs_and_file_names_hold_no_identifier(
+def test_logs_and_file_names_hold_no_identifier_and_nothing_leaves_the_machine(
     tmp_path: Path, pacs: Pacs, engine: NeedEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    peers: set[str] = set()
+    listening = True
+
+    def listen(event: str, arguments: tuple) -> None:
+        if listening and event == "socket.connect":
+            peers.add(str(arguments[1][0]))
+        elif listening and event == "socket.getaddrinfo":
+            peers.add(str(arguments[0]))
+
+    sys.addaudithook(listen)
     settings = settings_for(tmp_path, pacs.port)
     paths = low_dose_series(tmp_path / "in")
     with Node(settings, engine=engine) as node:
         send_to(node.port, paths)
         (job,) = wait_for_jobs(node)
+    listening = False
+    assert peers <= {"127.0.0.1", "0.0.0.0"}
+    assert peers
     header = dcmread(paths[0])
     secrets = [str(header.PatientName), header.PatientID, header.SeriesInstanceUID, header.StudyInstanceUID]
     secrets += [str(job.derived_series_uid), header.SOPInstanceUID]

@@ -39,7 +39,11 @@ def uids(paths):
 
 @pytest.mark.parametrize("associations", [1, 3])
 def test_every_instance_arrives_byte_for_byte(start_peer, series, associations):
-    peer = start_peer()
+    def when_all_are_open(number, event):
+        assert wait_until(lambda: len(event.assoc.ae.active_associations) >= associations)
+        return 0x0000
+
+    peer = start_peer(when_all_are_open)
     delivery = send_files(series, peer.destination(associations=associations), CALLER)
     assert set(delivery.sent) == set(peer.stored) == uids(series)
     assert len(delivery.sent) == len(series)

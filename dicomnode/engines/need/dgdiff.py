@@ -1,14 +1,15 @@
 """DGDiff: doubly guided diffusion on the image, at full resolution.
 
-The forward process is the one a scanner runs: x_k = x_0 + noise of a scan with lambda_k photons, shaped by the
-kernel. The reverse process starts from the low-dose image itself, at the step its noise matches, and is guided
-twice: by the low-dose image, which each state still contains, and by the reconstruction of the cleaned
+The forward process is the one a scanner runs: x_k = x_0 + noise of a scan with lambda_k photons, shaped by
+the kernel. The reverse process starts from the low-dose image itself, at the step its noise matches, and is
+guided twice: by the low-dose image, which each state still contains, and by the reconstruction of the cleaned
 projections, a channel of the network. There is no super-resolution stage, which would draw every fine detail
 from noise.
 """
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -26,7 +27,10 @@ def conditions(noise_hu: float, texture: float, fraction: float) -> tuple[float,
 
 
 def inputs(x: Tensor, prior: Tensor, noise_hu: Tensor) -> Tensor:
-    """Channels [n, 3, row, column]: HU, its high frequencies and the prior's proposal in units of the noise."""
+    """Channels [n, 3, row, column].
+
+    HU, its high frequencies and the prior's proposal in units of the noise.
+    """
     fine = (high_pass(x) / noise_hu).clamp(-12.0, 12.0)
     proposal = ((prior - x) / noise_hu).clamp(-12.0, 12.0)
     return torch.cat([x.clamp(-1100.0, 2000.0) / 500.0, fine, proposal], dim=1)
@@ -37,7 +41,7 @@ def predict(network: UNet, x: Tensor, prior: Tensor, starts: Sequence[StartStep]
     noise_hu = x.new_tensor([s.noise_hu for s in starts])[:, None, None, None]
     rows = [conditions(s.noise_hu, s.texture, s.fraction) for s in starts]
     with torch.autocast(x.device.type, torch.bfloat16):
-        noise = network(inputs(x[:, None], prior[:, None], noise_hu), condition_tensor(rows, x))
+        noise: Tensor = network(inputs(x[:, None], prior[:, None], noise_hu), condition_tensor(rows, x))
     return x - (noise.float() * noise_hu)[:, 0]
 
 
@@ -46,12 +50,12 @@ def refine(
 ) -> Tensor:
     """Reverse process for one slice, HU [1, row, column]; the identity at step 0.
 
-    x_{k-1} = xhat_0 + (lambda_k / lambda_{k-1}) (x_k - xhat_0): the posterior mean of the forward process, the
-    image-domain twin of SPDiff's refill.
+    x_{k-1} = xhat_0 + (lambda_k / lambda_{k-1}) (x_k - xhat_0): the posterior mean of the forward process,
+    the image-domain twin of SPDiff's refill.
     """
     x, state = low_dose, start
     steps = (*schedule.path(start.step, passes), 0)
-    for k, following in zip(steps[:-1], steps[1:], strict=True):
+    for k, following in pairwise(steps):
         xhat0 = predict(network, x, prior, [state])
         if following == 0:
             return xhat0

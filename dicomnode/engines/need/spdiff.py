@@ -1,15 +1,16 @@
 """SPDiff: shifted Poisson diffusion on projections, in its reprojection-aware form.
 
 The published process thins and refills photon counts. What a PACS sends is an image, and its noise,
-projected again, is correlated and far weaker than Poisson noise of the same dose: the published rule from dose to
-step would then smooth too much or do nothing. So the network here is trained on reprojected noise of known photon
-level and kernel, the step comes from the true photons, and the refill keeps its form with the mean in place of the
-drawn photons (or drawn, where a card asks for it).
+projected again, is correlated and far weaker than Poisson noise of the same dose: the published rule from
+dose to step would then smooth too much or do nothing. So the network here is trained on reprojected noise of
+known photon level and kernel, the step comes from the true photons, and the refill keeps its form with the
+mean in place of the drawn photons (or drawn, where a card asks for it).
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -44,15 +45,16 @@ def predict(network: UNet, sinograms: Tensor, starts: Sequence[StartStep], pixel
     scales = sinograms.new_tensor([sinogram_noise(s.noise_hu, pixel_mm) for s in starts])[:, None, None, None]
     rows = [conditions(s.noise_hu, s.texture, s.fraction, s.photons) for s in starts]
     with torch.autocast(sinograms.device.type, torch.bfloat16):
-        noise = network(inputs(sinograms, scales), condition_tensor(rows, sinograms))
+        noise: Tensor = network(inputs(sinograms, scales), condition_tensor(rows, sinograms))
     return sinograms - (noise.float() * scales)[:, 0]
 
 
 def refill(y: Tensor, yhat0: Tensor, now: float, then: float, rng: torch.Generator | None = None) -> Tensor:
     """One reverse step from `now` to `then` > `now` photons; attenuation in and out (NEED 1.5).
 
-    y_{k-1} = (lambda_k y_k + tau) / lambda_{k-1} on transmissions, tau ~ Poisson((lambda_{k-1} - lambda_k) yhat_0).
-    With independent photons this yields the marginal of step k-1 exactly. Without `rng` tau is its mean.
+    y_{k-1} = (lambda_k y_k + tau) / lambda_{k-1} on transmissions,
+    tau ~ Poisson((lambda_{k-1} - lambda_k) yhat_0). With independent photons this yields the
+    marginal of step k-1 exactly. Without `rng` tau is its mean.
     """
     added = (then - now) * torch.exp(-yhat0)
     tau = added if rng is None else torch.poisson(added, generator=rng)
@@ -75,7 +77,7 @@ def clean(
     """
     y, state = sinograms, start
     steps = (*schedule.path(start.step, passes), 0)
-    for k, following in zip(steps[:-1], steps[1:], strict=True):
+    for k, following in pairwise(steps):
         yhat0 = predict(network, y, [state], pixel_mm)
         if following == 0:
             return yhat0
