@@ -54,8 +54,10 @@ def _parser(called: str) -> argparse.ArgumentParser:
     add("status", status, "list the jobs of a node, running or not").add_argument(
         "--all", action="store_true", help="also the jobs that are done"
     )
-    add("retry", retry, "start failed, refused, held or undelivered jobs again").add_argument(
-        "job", nargs="+", help="job id, as `dicomnode status` shows it"
+    again = add("retry", retry, "start failed, refused, held or undelivered jobs again")
+    again.add_argument("job", nargs="*", help="job id, as `dicomnode status` shows it")
+    again.add_argument(
+        "--undelivered", action="store_true", help="every job of that state"
     )
     add("echo", echo, "ask destinations whether they are there (C-ECHO)").add_argument(
         "destination", nargs="*", help="name in the configuration; every one if none is given"
@@ -113,12 +115,16 @@ def status(arguments: argparse.Namespace) -> int:
 
 def retry(arguments: argparse.Namespace) -> int:
     """Leave a request for the node of this spool; it is taken up at once, or when the node starts."""
-    from dicomnode.node import request_retry
+    from dicomnode.journey.job import read_jobs, request_retry
 
     spool = load_settings(arguments.config).node.spool
-    for job_id in arguments.job:
+    lost = [job.job_id for job in read_jobs(spool) if job.status == "undelivered"]
+    chosen = [*arguments.job, *(lost if arguments.undelivered else [])]
+    for job_id in chosen:
         request_retry(spool, job_id)
         print(f"{job_id}: the node starts it again")
+    if not chosen:
+        print("no job was named; `dicomnode status` lists them")
     return 0
 
 

@@ -22,7 +22,7 @@ from dicomnode import __version__
 from dicomnode.engines.catalog import load_engine
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.errors import DicomnodeError, InstanceRefused, JobError, NetworkError
-from dicomnode.journey.job import Job, Observer, read_jobs
+from dicomnode.journey.job import Job, Observer, read_jobs, retry_requests
 from dicomnode.journey.workflow import Journey
 from dicomnode.network import part10, protocol
 from dicomnode.network.completeness import Arrival, Completion, SeriesWatch
@@ -31,11 +31,10 @@ from dicomnode.network.receive import AssociationOutcome, ReceivedInstance, Rece
 from dicomnode.settings import Settings
 from dicomnode.spool import Spool, key
 
-REQUESTS: Final = "requests"
-_RETRY: Final = "retry-"
 _TICK_SECONDS: Final = 0.5
 _GRACE_SECONDS: Final = 20.0
 _AGAIN_SECONDS: Final = 30.0
+_PRUNE_SECONDS: Final = 86400.0
 
 log = logging.getLogger(__name__)
 # Its informational lines hold the UIDs of the images that a report is about.
@@ -159,7 +158,7 @@ class Node:
     def _watch(self) -> None:
         """The node's own thread: arrivals in the order they came, then what is due, then requests."""
         assert self._desk is not None
-        looked_at = time.monotonic()
+        looked_at = pruned_at = time.monotonic()
         while not self._stopping.is_set():
             try:
                 news = self._handed_over.get(timeout=_TICK_SECONDS)
@@ -174,23 +173,18 @@ class Node:
                 self._desk.hand_in(now)
                 self._answer_requests()
                 looked_at = now
+            if now - pruned_at >= _PRUNE_SECONDS:
+                self._desk.journey.prune()
+                pruned_at = now
 
     def _answer_requests(self) -> None:
         """What other processes ask for by leaving a file: `dicomnode retry` runs beside the node."""
-        for path in sorted((self._spool.root / REQUESTS).glob(f"{_RETRY}*")):
-            job_id = path.name.removeprefix(_RETRY)
+        for path, job_id in retry_requests(self._spool.root):
             try:
                 log.info("job %s: starts again on request", self.retry(job_id).job_id)
-            except DicomnodeError as error:
+            except (DicomnodeError, OSError) as error:
                 log.warning("job %s: cannot start again (%s)", job_id, error)
             path.unlink(missing_ok=True)
-
-
-def request_retry(spool_root: Path, job_id: str) -> None:
-    """Ask the node of a spool, running or not yet, to start a job again. Raises JobError, SpoolError."""
-    if job_id not in {job.job_id for job in read_jobs(spool_root)}:
-        raise JobError(f"there is no job {job_id} in {spool_root}; `dicomnode status` lists them")
-    Spool(spool_root, reserve_bytes=0).write_durably(spool_root / REQUESTS / f"{_RETRY}{job_id}")
 
 
 class _Desk:
@@ -198,7 +192,7 @@ class _Desk:
 
     def __init__(self, settings: Settings, spool: Spool, journey: Journey) -> None:
         self._spool = spool
-        self._journey = journey
+        self.journey = journey
         self._watch = SeriesWatch(settings.completeness)
         self._watched: set[str] = set()
         self._again: list[tuple[float, Completion]] = []
@@ -206,7 +200,7 @@ class _Desk:
     def sweep(self, now: float) -> None:
         """Find the images that no job has: their series was not complete when the node stopped."""
         for folder in self._spool.series():
-            latest = self._journey.book.latest(folder.name)
+            latest = self.journey.book.latest(folder.name)
             taken = set(latest.files) if latest else set()
             left = [path for path in sorted(folder.glob("*.dcm")) if path.name not in taken]
             found = list(self._read(left, now))
@@ -238,7 +232,7 @@ class _Desk:
         self._again = [(due_at, completion) for due_at, completion in self._again if due_at > now]
         for completion in (*again, *self._watch.due(now)):
             try:
-                self._journey.submit(completion)
+                self.journey.submit(completion)
             except (DicomnodeError, OSError) as error:
                 shown = protocol.short(completion.series_uid)
                 log.error("series %s: cannot be made a job yet (%s)", shown, error)
@@ -252,7 +246,7 @@ class _Desk:
         if series_uid in self._watched:
             return
         self._watched.add(series_uid)
-        latest = self._journey.book.latest(key(series_uid))
+        latest = self.journey.book.latest(key(series_uid))
         if latest is not None:
             folder = self._spool.series_folder(series_uid)
             held = self._read([folder / name for name in latest.files], 0.0)
@@ -261,7 +255,7 @@ class _Desk:
             )
 
     def _taken(self, series_uid: str, name: str) -> bool:
-        latest = self._journey.book.latest(key(series_uid))
+        latest = self.journey.book.latest(key(series_uid))
         return latest is not None and name in latest.files
 
     def _read(self, paths: Iterable[Path], at_seconds: float) -> Iterator[tuple[str, Arrival]]:

@@ -12,7 +12,8 @@ import pytest
 from dicomnode.__main__ import main
 from dicomnode.engines.catalog import load_engine
 from dicomnode.errors import JobError, ModelError, NetworkError, SpoolError
-from dicomnode.node import Node, request_retry
+from dicomnode.journey.job import request_retry
+from dicomnode.node import Node
 from dicomnode.settings import Settings
 from tests.journey.scene import (
     MODELS,

@@ -71,7 +71,13 @@ def scan_again(
     )
     paths = tuple(_write(series, k, noisy[k], fraction, uid, folder) for k in range(len(noisy)))
     reference = _reference(paths, fraction, float(np.median(diameters)))
-    return LowDoseScan(paths, reference, noisy, uid)
+    return LowDoseScan(paths, reference, without_padding(series, noisy), uid)
+
+
+def without_padding(series: CtSeries, hounsfield: NDArray[np.float32]) -> NDArray[np.float32]:
+    """HU [slice, row, column] with air where the series has padding: there nothing was measured."""
+    air = np.float32(-1000.0)
+    return hounsfield if series.padding is None else np.where(series.padding, air, hounsfield)
 
 
 def _reference(paths: Sequence[Path], fraction: float, diameter_mm: float) -> DoseReference:

@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 WINDOWS_HU = {"soft tissue (40 / 400 HU)": (40.0, 400.0), "lung (-600 / 1500 HU)": (-600.0, 1500.0)}
-REMOVED_HU = 150.0
+REMOVED_HU = 80.0
 COLUMNS = ("original, normal dose", "low dose", "enhanced", "removed (low dose - enhanced)")
 
 Image = NDArray[np.float32]

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from dicomnode.demo.acquisition import LowDoseScan, scan_again
+from dicomnode.demo.acquisition import LowDoseScan, scan_again, without_padding
 from dicomnode.demo.archive import Archive
 from dicomnode.demo.picture import draw
 from dicomnode.demo.source import SourceUnavailable, lidc_series
@@ -220,7 +220,7 @@ def _returned(archive: Archive, like: CtSeries) -> Volume:
         raise DemoFailed(
             f"{missing} of {len(volume)} images did not come back; {archive.folder} holds what did"
         )
-    return volume
+    return without_padding(like, volume)
 
 
 def _position(header: Dataset) -> tuple[float, ...]:

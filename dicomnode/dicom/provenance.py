@@ -54,7 +54,8 @@ class Identity:
 
 @dataclass(frozen=True)
 class Provenance:
-    """How one series was enhanced. Noise, bias and change in HU; `dose_fraction` of a normal dose.
+    """How one series was enhanced. Noise, bias and change in HU; `dose_fraction` of a normal dose,
+    which the table `dose_reference` (name and version) says.
 
     `processed_at` should carry its time zone; the objects show it in the zone of the source.
     """
@@ -79,6 +80,7 @@ class Provenance:
     max_change_hu: float = 0.0
     verdict: Literal["pass", "label"] = "pass"
     verdict_reasons: tuple[str, ...] = ()
+    dose_reference: str = "unknown"
     processed_at: datetime = field(default_factory=lambda: datetime.now().astimezone())
 
     @property

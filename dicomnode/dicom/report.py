@@ -190,6 +190,7 @@ class _Groups:
             f"seed={provenance.seed}",
             f"photons={provenance.photons:.6g}",
             f"dose fraction={provenance.dose_fraction:.6g} decided by {provenance.dose_decided_by}",
+            f"dose reference={provenance.dose_reference}",
             f"dose source={provenance.dose.source} flags={flags}",
             f"verdict={provenance.verdict} reasons={reasons}",
         )

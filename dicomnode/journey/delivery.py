@@ -14,8 +14,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from dicomnode.errors import DeliveryInterrupted, NetworkError
-from dicomnode.journey.job import DestinationState
+from dicomnode.errors import DeliveryInterrupted, DicomnodeError, NetworkError
+from dicomnode.journey.job import DestinationState, Parcel
 from dicomnode.network.send import send_files
 from dicomnode.settings import Destination, Retry
 from dicomnode.spool import Spool
@@ -25,10 +25,10 @@ MANIFEST: Final = "manifest.json"
 
 
 @dataclass(frozen=True)
-class Parcel:
+class File:
     """One file to send: its path inside the outgoing folder and its SOP Instance UID."""
 
-    file: str
+    path: str
     sop_instance_uid: str
 
 
@@ -37,8 +37,8 @@ class Manifest:
     """What there is to send, for each second value of Image Type that a destination asks for."""
 
     series_instance_uid: str
-    images: Mapping[str, tuple[Parcel, ...]]
-    reports: Mapping[str, Parcel]
+    images: Mapping[str, tuple[File, ...]]
+    reports: Mapping[str, File]
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,8 @@ class Ledger:
 def read_manifest(outgoing: Path) -> Manifest:
     """Read what the station `write` left."""
     values = json.loads((outgoing / MANIFEST).read_text(encoding="utf-8"))
-    images = {
-        kind: tuple(Parcel(**parcel) for parcel in parcels) for kind, parcels in values["images"].items()
-    }
-    reports = {kind: Parcel(**parcel) for kind, parcel in values["reports"].items()}
+    images = {kind: tuple(File(**one) for one in told) for kind, told in values["images"].items()}
+    reports = {kind: File(**one) for kind, one in values["reports"].items()}
     return Manifest(values["series_instance_uid"], images, reports)
 
 
@@ -84,22 +82,24 @@ class Delivery:
         """Send what is missing; return the state after it, and the pause before the next attempt if any."""
         try:
             self._send(self._images)
-            if self._report is not None and all(self._stored(parcel) for parcel in self._images):
+            if self._report is not None and all(self._stored(file) for file in self._images):
                 self._send((self._report,))
-        except NetworkError as error:
+        except DicomnodeError as error:
+            state = replace(state, reason=str(error))
             if error.retry:
-                return self._later(replace(state, reason=str(error)), now)
-            return self._counted(replace(state, state="refused", reason=str(error))), None
+                return self._later(state, now)
+            ended: Parcel = "refused" if isinstance(error, NetworkError) else "gave-up"
+            return self._counted(replace(state, state=ended)), None
         return self._counted(self._ended(state)), None
 
-    def _send(self, parcels: Sequence[Parcel]) -> None:
+    def _send(self, files: Sequence[File]) -> None:
         """Send what has no answer yet, and write the answers down whether or not all came."""
-        open_parcels = [parcel for parcel in parcels if not self._answered(parcel)]
-        if not open_parcels:
+        unanswered = [file for file in files if not self._answered(file)]
+        if not unanswered:
             return
         try:
             delivery = send_files(
-                [self._outgoing / parcel.file for parcel in open_parcels], self._destination, self._calling_ae
+                [self._outgoing / file.path for file in unanswered], self._destination, self._calling_ae
             )
         except DeliveryInterrupted as interruption:
             self._note(interruption.sent, interruption.refused)
@@ -126,16 +126,16 @@ class Delivery:
         return self._counted(replace(state, state="waiting", next_attempt_at=next_at)), pause_seconds
 
     def _counted(self, state: DestinationState) -> DestinationState:
-        parcels = (*self._images, *([self._report] if self._report else []))
-        return replace(state, sent=sum(self._stored(parcel) for parcel in parcels), total=len(parcels))
+        files = (*self._images, *([self._report] if self._report else []))
+        return replace(state, sent=sum(self._stored(file) for file in files), total=len(files))
 
     # --- the ledger ---------------------------------------------------------------------------
 
-    def _stored(self, parcel: Parcel) -> bool:
-        return parcel.sop_instance_uid in self._ledger.stored
+    def _stored(self, file: File) -> bool:
+        return file.sop_instance_uid in self._ledger.stored
 
-    def _answered(self, parcel: Parcel) -> bool:
-        return self._stored(parcel) or parcel.sop_instance_uid in self._ledger.refused
+    def _answered(self, file: File) -> bool:
+        return self._stored(file) or file.sop_instance_uid in self._ledger.refused
 
     def _note(self, stored: Sequence[str], refused: Sequence[tuple[str, int]]) -> None:
         self._ledger = self._ledger.with_answers(stored, refused)

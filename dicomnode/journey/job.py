@@ -40,6 +40,8 @@ Parcel = Literal["waiting", "sending", "delivered", "refused", "gave-up"]
 FINAL: Final = frozenset({"done", "undelivered", "refused", "held", "failed", "ignored", "superseded"})
 ARRIVED: Final = frozenset({"delivered", "refused", "gave-up"})
 _PROGRESS_SECONDS: Final = 1.0
+_REQUESTS: Final = "requests"
+_RETRY: Final = "retry-"
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +81,6 @@ class Job:
     starts: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     destinations: tuple[DestinationState, ...] = ()
-    received_at: str | None = None
     queued_at: str | None = None
     updated_at: str | None = None
     finished_at: str | None = None
@@ -112,6 +113,22 @@ def read_jobs(spool_root: Path) -> list[Job]:
         except SpoolError as error:
             log.error("a job is left out: %s", error)
     return sorted(jobs, key=lambda job: (job.queued_at or "", job.job_id))
+
+
+# --- asking from beside -------------------------------------------------------------------
+
+
+def request_retry(spool_root: Path, job_id: str) -> None:
+    """Ask the node of a spool, running or not yet, to start a job again. Raises JobError, SpoolError."""
+    if job_id not in {job.job_id for job in read_jobs(spool_root)}:
+        raise JobError(f"there is no job {job_id} in {spool_root}; `dicomnode status` lists them")
+    Spool(spool_root, reserve_bytes=0).write_durably(spool_root / _REQUESTS / f"{_RETRY}{job_id}")
+
+
+def retry_requests(spool_root: Path) -> list[tuple[Path, str]]:
+    """(file, job id) of each request; whoever has answered one removes its file."""
+    files = sorted((spool_root / _REQUESTS).glob(f"{_RETRY}*"))
+    return [(path, path.name.removeprefix(_RETRY)) for path in files]
 
 
 # --- how a record changes -----------------------------------------------------------------
@@ -228,7 +245,6 @@ class JobBook:
                 instances=len(order.files),
                 generation=order.generation,
                 source_series_uid=order.series_uid,
-                received_at=order.ordered_at,
                 queued_at=self.now(),
             )
             return self._store(job, durable=True)

@@ -36,7 +36,7 @@ from dicomnode.engines.enhance import enhance
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.start_step import SliceFacts, StartStep
 from dicomnode.errors import DiskFull, DoseUnknown, HeldByQuality
-from dicomnode.journey.delivery import MANIFEST, OUTGOING, Manifest, Parcel
+from dicomnode.journey.delivery import MANIFEST, OUTGOING, File, Manifest
 from dicomnode.journey.job import Station
 from dicomnode.journey.matching import slice_facts
 from dicomnode.journey.order import Order
@@ -106,6 +106,10 @@ class Stations:
         made = self._spool.work_folder(order.job_id) / "reconstruct.json"
         return order.pipeline_digest == self.pipeline_digest or made.exists()
 
+    def discard(self, job_id: str) -> None:
+        """Remove the pixels of a job whose result nobody will get."""
+        (self._spool.work_folder(job_id) / _ENHANCED).unlink(missing_ok=True)
+
     def forget(self) -> None:
         """Let go of the pixels in memory."""
         self._held = None
@@ -133,7 +137,12 @@ class Stations:
 
     def _measure(self, order: Order, folder: Path) -> Mapping[str, object]:
         """Size, dose and noise of every slice, as the engine will be told."""
-        return {"slices": [asdict(facts) for facts in slice_facts(self._series(order), _dose(folder), self._settings.dose.reference)]}
+        return {
+            "slices": [
+                asdict(facts)
+                for facts in slice_facts(self._series(order), _dose(folder), self._settings.dose.reference)
+            ]
+        }
 
     def _match(self, folder: Path) -> Mapping[str, object]:
         """A start step a slice; DoseUnknown where a slice tells neither dose nor noise."""
@@ -200,14 +209,14 @@ class Stations:
         series = self._series(order)
         hounsfield = np.load(folder / _ENHANCED)
         kinds = sorted({peer.image_type2 for peer in self._settings.destinations}) or ["PRIMARY"]
-        images: dict[str, tuple[Parcel, ...]] = {}
-        reports: dict[str, Parcel] = {}
+        images: dict[str, tuple[File, ...]] = {}
+        reports: dict[str, File] = {}
         for kind in kinds:
             who, how = self._identity(kind), self._provenance(order, folder, series, kind)
             paths = write_derived(series, hounsfield, who, how, making / kind, order.generation)
             report = write_report(series, paths, who, how, making / f"{kind}.dcm", order.generation)
-            images[kind] = tuple(_parcel(path, making) for path in paths)
-            reports[kind] = _parcel(report, making)
+            images[kind] = tuple(_file(path, making) for path in paths)
+            reports[kind] = _file(report, making)
         manifest = Manifest(derived_series_uid(series, who, how, order.generation), images, reports)
         (making / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
 
@@ -253,6 +262,7 @@ class Stations:
             max_change_hu=verdict["max_change_hu"],
             verdict=verdict["verdict"],
             verdict_reasons=tuple(verdict["reasons"]),
+            dose_reference=self._settings.dose.reference.version,
             processed_at=datetime.fromisoformat(made["processed_at"]),
         )
 
@@ -331,9 +341,9 @@ def _npy(hounsfield: NDArray[np.float32]) -> Iterator[bytes]:
     yield from (image.tobytes() for image in volume)
 
 
-def _parcel(path: Path, making: Path) -> Parcel:
+def _file(path: Path, making: Path) -> File:
     header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
-    return Parcel(str(path.relative_to(making)), str(header.SOPInstanceUID))
+    return File(str(path.relative_to(making)), str(header.SOPInstanceUID))
 
 
 def _force_to_disk(folder: Path, deep: bool = True) -> None:

@@ -1,33 +1,22 @@
-"""The journey as durable work: queues, recovery, and what happens when something goes wrong.
+"""The journey of a series from complete to delivered, and what happens when something goes wrong.
 
-Two workflows, kept by DBOS in SQLite or PostgreSQL:
-
-* `series`, one at a time: visits the stations in order, then hands the result to the destinations;
-* `deliver`, one at a time for each destination: one attempt, and if need be the next attempt after a pause.
-
-A pause is a delayed workflow and not a sleeping one: a sleeping workflow would keep its place in the
-queue (one destination that is down would stop the others), and its thread would outlive the node.
-
-Queues and workflow ids carry the executor's name: nodes may share one PostgreSQL server, but the files
-of a job lie in the spool of one of them.
+A job ends in one of the states of `job.Status`, each with its reason on record; until then it goes on by
+itself, across stops, crashes, full disks and peers that are down. `durable` keeps the queues.
 """
 
 import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetEnqueueOptions, SetWorkflowID
-from sqlalchemy import make_url
-from sqlalchemy.exc import SQLAlchemyError
-
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.errors import AlreadyEnhanced, DicomnodeError, HeldByQuality, JobError, SeriesRefused
 from dicomnode.journey.delivery import Delivery
+from dicomnode.journey.durable import Active, Durable
 from dicomnode.journey.job import (
     ARRIVED,
     DestinationState,
@@ -48,17 +37,12 @@ from dicomnode.network.completeness import Completion
 from dicomnode.settings import Destination, Settings
 from dicomnode.spool import Spool, key
 
-VERSION: Final = "1"
-"""Version of the steps below, not of the program: after an upgrade that leaves the order of the steps alone,
-the unfinished jobs go on. Raise it when the order changes: `_recover` then starts them anew."""
 MOST_STARTS: Final = 3
 """A station that was begun this often, and neither ended nor was stopped in good order, kills the process."""
 _FIRST_PAUSE_SECONDS: Final = 30.0
 _LONGEST_PAUSE_SECONDS: Final = 1800.0
-_POLL_SECONDS: Final = 0.5
 _MORE_CAME: Final = "more images of the series came; a later job has them all"
 _KEEP_ENDED_DAYS: Final = 30
-_ACTIVE: Final = ["ENQUEUED", "DELAYED", "PENDING"]
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +55,7 @@ class Interrupted(BaseException):
 
 
 class Journey:
-    """Works off the jobs of one spool. One at a time in a process, because DBOS is one in a process.
+    """Works off the jobs of one spool; one in a process.
 
     `observe` is told of every change of a job, in the thread that makes it.
     """
@@ -83,9 +67,7 @@ class Journey:
         self._spool = spool
         self._stations = Stations(settings, spool, engine)
         self.book = JobBook(spool, observe)
-        self._executor = settings.node.executor_id
-        self._series_queue = f"series-{self._executor}"
-        self._deliver_queue = f"deliver-{self._executor}"
+        self._durable = Durable(settings)
         self._stopping = threading.Event()
         self._busy = 0
         self._busy_guard = threading.Lock()
@@ -93,29 +75,9 @@ class Journey:
     # --- start and stop -------------------------------------------------------------------
 
     def start(self) -> None:
-        """Open the database, take up what a stop or a crash left, and begin to work."""
-        DBOS(config=self._config())
-        self._register_workflows()
-        DBOS.listen_queues([self._series_queue, self._deliver_queue])
-        try:
-            DBOS.launch()
-        except SQLAlchemyError as error:
-            place = make_url(self._settings.node.database_url).render_as_string(hide_password=True)
-            raise JobError(
-                f"node.database: {place} cannot be used ({type(error).__name__}: {error})"
-            ) from error
-        DBOS.register_queue(
-            self._series_queue,
-            worker_concurrency=1,
-            polling_interval_sec=_POLL_SECONDS,
-            on_conflict="always_update",
-        )
-        DBOS.register_queue(
-            self._deliver_queue,
-            partition_worker_concurrency=1,
-            polling_interval_sec=_POLL_SECONDS,
-            on_conflict="always_update",
-        )
+        """Open the database, take up what a stop or a crash left, and begin to work. Raises JobError."""
+        self._durable.open(self._series, self._deliver)
+        self.prune()
         self._recover()
 
     def stop(self, grace_seconds: float) -> bool:
@@ -124,39 +86,22 @@ class Journey:
         deadline = time.monotonic() + grace_seconds
         while self._busy and time.monotonic() < deadline:
             time.sleep(0.05)
-        DBOS.destroy(destroy_registry=True)
+        self._durable.close()
         return self._busy == 0
 
-    def _config(self) -> DBOSConfig:
-        """No conductor and no telemetry: nothing leaves the machine but to the database."""
-        return DBOSConfig(
-            name="dicomnode",
-            system_database_url=self._settings.node.database_url,
-            application_version=VERSION,
-            executor_id=self._executor,
-            enable_otlp=False,
-            log_level="DEBUG" if self._settings.node.log_level == "DEBUG" else "ERROR",
-            serializer=DBOSPortableJSONSerializer(),
-            notification_listener_polling_interval_sec=_POLL_SECONDS,
+    def prune(self) -> None:
+        """Keep the database small: to be called now and then."""
+        self._durable.prune(self.book.clock() - timedelta(days=_KEEP_ENDED_DAYS))
+
+    def _series(self, job_id: str) -> None:
+        self._guarded(job_id, lambda: self._travel(job_id), lambda reason: self._fail(job_id, reason))
+
+    def _deliver(self, job_id: str, name: str, attempt: int) -> None:
+        self._guarded(
+            job_id,
+            lambda: self._deliver_once(job_id, name, attempt),
+            lambda reason: self._give_up(job_id, name, reason),
         )
-
-    def _register_workflows(self) -> None:
-        """DBOS marks what it registers, and a bound method cannot be marked: hence two plain functions."""
-
-        def series(job_id: str, run: int) -> None:
-            self._guarded(job_id, lambda: self._travel(job_id), self._fail)
-
-        def deliver(job_id: str, name: str, attempt: int) -> None:
-            self._guarded(
-                job_id,
-                lambda: self._deliver_once(job_id, name, attempt),
-                lambda job_id, reason: self._give_up(job_id, name, reason),
-            )
-
-        # Our own count of crashes decides (`Job.starts`): the one of DBOS counts orderly stops too, and a
-        # delivery that goes on for days lives through many of those.
-        self._series = DBOS.workflow(name="series", max_recovery_attempts=None)(series)
-        self._deliver = DBOS.workflow(name="deliver", max_recovery_attempts=None)(deliver)
 
     # --- handing in -----------------------------------------------------------------------
 
@@ -168,7 +113,7 @@ class Journey:
         latest = self.book.latest(key(completion.series_uid))
         order = new_order(self._spool, completion, latest, self._stations.pipeline_digest, self.book.now())
         job = self.book.place(order)
-        self._enqueue_series(job.job_id, job.run)
+        self._durable.queue_series(job.job_id, job.run)
         log.info(
             "job %s: %d images, series %s (%s)", job.job_id, job.instances, job.shown_series, order.confidence
         )
@@ -184,81 +129,38 @@ class Journey:
                 f"job {job_id} is {job.status}; failed, refused, held, undelivered ones start again"
             )
         job = self.book.update(job_id, fresh_run)
-        self._enqueue_series(job_id, job.run)
+        self._durable.queue_series(job_id, job.run)
         return job
 
     def _retry_delivery(self, job: Job) -> Job:
         for destination in self._settings.destinations:
             self._delivery(job.job_id, destination).forget_refusals()
         job = self.book.update(job.job_id, fresh_deliveries)
-        self._enqueue_open_deliveries(job)
+        self._queue_open_deliveries(job)
         return job
-
-    def _enqueue_series(self, job_id: str, run: int, pause_seconds: float | None = None) -> None:
-        with (
-            SetWorkflowID(f"{self._executor}/{job_id}/{run}"),
-            SetEnqueueOptions(delay_seconds=pause_seconds),
-        ):
-            DBOS.enqueue_workflow(self._series_queue, self._series, job_id, run)
-
-    def _enqueue_deliver(
-        self, job_id: str, name: str, attempt: int, pause_seconds: float | None = None
-    ) -> None:
-        with (
-            SetWorkflowID(f"{self._executor}/{job_id}/{name}/{attempt}"),
-            SetEnqueueOptions(queue_partition_key=name, delay_seconds=pause_seconds),
-        ):
-            DBOS.enqueue_workflow(self._deliver_queue, self._deliver, job_id, name, attempt)
 
     # --- taking up what was left ------------------------------------------------------------
 
     def _recover(self) -> None:
         """Queue every unfinished job that the database does not know of.
 
-        DBOS takes up its own workflows; this is for what it cannot know: a crash between the record and the
-        queue, steps of another version, a database that was lost or put back from a copy.
+        The database takes up its own work; this is for what it cannot know: a crash between the record and
+        the queue, steps of another version, a database that was lost or put back from a copy.
         """
-        self.prune()
-        active = self._active_inputs()
+        active = self._durable.active()
         for order in self.book.orders():
             job = self.book.place(order)
             if job.status == "sending":
-                self._enqueue_open_deliveries(job, active)
+                self._queue_open_deliveries(job, active)
             elif not job.final and (job.job_id,) not in active:
                 job = self.book.update(job.job_id, lambda job: replace(job, run=job.run + 1))
-                self._enqueue_series(job.job_id, job.run)
+                self._durable.queue_series(job.job_id, job.run)
 
-    def prune(self) -> None:
-        """Drop what the database remembers of long ended work; that a job has ended stands in its record."""
-        before = self.book.clock() - timedelta(days=_KEEP_ENDED_DAYS)
-        ended = DBOS.list_workflows(
-            completed_before=before.isoformat(),
-            workflow_id_prefix=f"{self._executor}/",
-            load_input=False,
-            load_output=False,
-        )
-        if ended:
-            DBOS.delete_workflows([workflow.workflow_id for workflow in ended])
-
-    def _active_inputs(self) -> set[tuple[str, ...]]:
-        """(job,) or (job, destination) of every workflow that will still run; old versions are cancelled."""
-        active: set[tuple[str, ...]] = set()
-        queues = [self._series_queue, self._deliver_queue]
-        for workflow in DBOS.list_workflows(status=_ACTIVE, queue_name=queues, load_output=False):
-            if workflow.app_version != VERSION:
-                DBOS.cancel_workflow(workflow.workflow_id)
-            elif workflow.input is not None:
-                active.add(tuple(str(part) for part in workflow.input["args"][:-1]))
-        return active
-
-    def _enqueue_open_deliveries(self, job: Job, active: Iterable[tuple[str, ...]] = ()) -> None:
-        """Ids of attempts are used once: an ended workflow of that id would be taken for this one."""
+    def _queue_open_deliveries(self, job: Job, active: Active = frozenset()) -> None:
         for state in job.destinations:
             if state.state not in ARRIVED and (job.job_id, state.name) not in active:
-                attempt = state.attempts + 1
-                while DBOS.get_workflow_status(f"{self._executor}/{job.job_id}/{state.name}/{attempt}"):
-                    attempt += 1
-                self._enqueue_deliver(job.job_id, state.name, attempt)
+                attempt = self._durable.unused_attempt(job.job_id, state.name, state.attempts + 1)
+                self._durable.queue_delivery(job.job_id, state.name, attempt)
 
     # --- the journey of a series ------------------------------------------------------------
 
@@ -266,20 +168,20 @@ class Journey:
         """The whole life of a series. What a step returned before a crash is not done again."""
         try:
             for station in STATIONS:
-                ending = DBOS.run_step({"name": station}, self._visit, job_id, station)
+                ending = self._durable.step(station, self._visit, job_id, station)
                 if ending is not None:
                     self._after(job_id, ending)
                     return
         finally:
             self._stations.forget()
-        for name, attempt in DBOS.run_step({"name": "deliver"}, self._open_deliveries, job_id):
-            self._enqueue_deliver(job_id, str(name), int(attempt))
+        for name, attempt in self._durable.step("deliver", self._open_deliveries, job_id):
+            self._durable.queue_delivery(job_id, str(name), int(attempt))
 
     def _after(self, job_id: str, ending: Ending) -> None:
         if "pause_seconds" in ending:
-            self._enqueue_series(job_id, int(ending["run"]), float(ending["pause_seconds"]))
+            self._durable.queue_series(job_id, int(ending["run"]), float(ending["pause_seconds"]))
         if "continued_as" in ending:
-            self._enqueue_series(str(ending["continued_as"]), 1)
+            self._durable.queue_series(str(ending["continued_as"]), int(ending["run"]))
 
     def _visit(self, job_id: str, station: Station) -> Ending | None:
         """Stop at one station; None when the journey goes on to the next one."""
@@ -341,6 +243,8 @@ class Journey:
     def _end(self, job_id: str, status: Status, reason: str, rule: str | None = None) -> Ending:
         self.book.update(job_id, lambda job: replace(job, status=status, reason=reason, rule=rule, starts={}))
         log.warning("job %s: %s (%s)", job_id, status, rule or reason)
+        if status == "superseded":
+            self._stations.discard(job_id)
         return {"status": status}
 
     def _keep_refusal(self, order: Order, refusal: SeriesRefused) -> None:
@@ -361,8 +265,12 @@ class Journey:
     def _continue_with_new_pipeline(self, order: Order) -> Ending:
         """The model or the configuration was changed while the job waited; another job with other UIDs."""
         renewed = self.book.place(with_pipeline(order, self._stations.pipeline_digest))
+        if renewed.final and renewed.status not in ("done", "undelivered"):
+            # Changed back to what it was: the job of then is needed again.
+            renewed = self.book.update(renewed.job_id, fresh_run)
         reason = f"the model or its configuration changed; continued as {renewed.job_id}"
-        return {**self._end(order.job_id, "superseded", reason), "continued_as": renewed.job_id}
+        ending = self._end(order.job_id, "superseded", reason)
+        return {**ending, "continued_as": renewed.job_id, "run": renewed.run}
 
     def _open_deliveries(self, job_id: str) -> list[list[str | int]]:
         """Note which destinations get the result; [[destination, attempt], ...]. Idempotent."""
@@ -378,9 +286,9 @@ class Journey:
     # --- delivery ---------------------------------------------------------------------------
 
     def _deliver_once(self, job_id: str, name: str, attempt: int) -> None:
-        pause_seconds = DBOS.run_step({"name": "attempt"}, self._attempt, job_id, name, attempt)
+        pause_seconds = self._durable.step("attempt", self._attempt, job_id, name, attempt)
         if pause_seconds is not None:
-            self._enqueue_deliver(job_id, name, attempt + 1, float(pause_seconds))
+            self._durable.queue_delivery(job_id, name, attempt + 1, float(pause_seconds))
 
     def _attempt(self, job_id: str, name: str, attempt: int) -> float | None:
         """Try once; return the pause before the next attempt, or None when there is none."""
@@ -424,7 +332,7 @@ class Journey:
 
     # --- the one net under everything ---------------------------------------------------------
 
-    def _guarded(self, job_id: str, body: Callable[[], None], on_error: Callable[[str, str], None]) -> None:
+    def _guarded(self, job_id: str, body: Callable[[], None], on_error: Callable[[str], None]) -> None:
         with self._busy_guard:
             self._busy += 1
         try:
@@ -433,7 +341,7 @@ class Journey:
             if self._stopping.is_set():
                 raise Interrupted from error
             log.exception("job %s: an error of the program", job_id)
-            on_error(job_id, f"{type(error).__name__}: an error of the program; the log has its traceback")
+            on_error(f"{type(error).__name__}: an error of the program; the log has its traceback")
         finally:
             with self._busy_guard:
                 self._busy -= 1

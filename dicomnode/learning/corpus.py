@@ -93,7 +93,7 @@ def random_kernel(rng: np.random.Generator, cutoff_per_px: tuple[float, float]) 
 
 
 def random_scanner(rng: np.random.Generator, side_px: int) -> ParallelBeam:
-    """A scanner whose rays are never those of the virtual one: other views, other bins, another first angle."""
+    """A scanner whose rays are never those of the virtual one: other views, bins and first angle."""
     views = int(rng.integers(800, 1160))
     pitch_px = float(rng.uniform(0.46, 0.58))
     detectors = 2 * int(np.ceil(0.72 * side_px / pitch_px))

@@ -25,5 +25,5 @@ def pacs() -> Iterator[Pacs]:
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Queues are looked at more often than a hospital needs."""
-    monkeypatch.setattr("dicomnode.journey.workflow._POLL_SECONDS", 0.1)
+    monkeypatch.setattr("dicomnode.journey.durable._POLL_SECONDS", 0.1)
     monkeypatch.setattr("dicomnode.node._TICK_SECONDS", 0.05)

@@ -147,7 +147,7 @@ def send_to(port: int, paths: Sequence[Path], associations: int = 1) -> Delivery
 
 
 def wait_until(
-    met: Callable[[], object], seconds: float = 30.0, told: Callable[[], object] = lambda: ""
+    met: Callable[[], object], seconds: float = 100.0, told: Callable[[], object] = lambda: ""
 ) -> None:
     """Wait for a condition; fail with what is the case instead."""
     deadline = time.monotonic() + seconds
@@ -156,7 +156,7 @@ def wait_until(
         time.sleep(0.02)
 
 
-def wait_for_jobs(node: Node, count: int = 1, seconds: float = 30.0) -> list[Job]:
+def wait_for_jobs(node: Node, count: int = 1, seconds: float = 100.0) -> list[Job]:
     """Wait until there are that many jobs and all have ended; return them, oldest first."""
     wait_until(
         lambda: len(node.jobs()) >= count and all(job.final for job in node.jobs()), seconds, told=node.jobs

@@ -49,13 +49,14 @@ def settings_file(tmp_path: Path, pacs: Pacs, **sections: dict) -> tuple[Setting
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_killed_at_every_moment_in_turn_it_still_delivers_once(tmp_path: Path, pacs: Pacs) -> None:
     settings, config = settings_file(tmp_path, pacs)
     paths = low_dose_series(tmp_path / "in")
     with running(settings, tmp_path, *CRASHING, config, *MOMENTS, "never") as node:
         node.wait_until_ready()
         send_to(settings.node.port, paths)
-        wait_until(lambda: "life: never" in node.log(), 120, told=node.log)
+        wait_until(lambda: "life: never" in node.log(), 240, told=node.log)
         node.wait_until_ready()
         wait_until(lambda: jobs_of(settings)[0].final, told=lambda: jobs_of(settings))
         assert node.terminate() == 0
@@ -107,7 +108,7 @@ def test_a_series_that_kills_the_process_is_given_up_and_the_next_one_is_done(
     with running(settings, tmp_path, *CRASHING, config, *["poison"] * 4) as node:
         node.wait_until_ready()
         send_to(settings.node.port, low_dose_series(tmp_path / "bad", slices=4, side=48))
-        wait_until(lambda: node.log().count("life: poison") == 4, 60, told=node.log)
+        wait_until(lambda: node.log().count("life: poison") == 4, told=node.log)
         node.wait_until_ready()
         send_to(settings.node.port, low_dose_series(tmp_path / "good"))
         wait_until(

@@ -11,8 +11,8 @@ from pydicom import dcmread
 from pydicom.uid import MRImageStorage, XRayRadiationDoseSRStorage
 
 from dicomnode.engines.need.engine import NeedEngine
-from dicomnode.journey.job import Job
-from dicomnode.node import Node, request_retry
+from dicomnode.journey.job import Job, request_retry
+from dicomnode.node import Node
 from tests.journey.scene import (
     Pacs,
     decoded,
