@@ -56,9 +56,7 @@ def _parser(called: str) -> argparse.ArgumentParser:
     )
     again = add("retry", retry, "start failed, refused, held or undelivered jobs again")
     again.add_argument("job", nargs="*", help="job id, as `dicomnode status` shows it")
-    again.add_argument(
-        "--undelivered", action="store_true", help="every job of that state"
-    )
+    again.add_argument("--undelivered", action="store_true", help="every job of that state")
     add("echo", echo, "ask destinations whether they are there (C-ECHO)").add_argument(
         "destination", nargs="*", help="name in the configuration; every one if none is given"
     )

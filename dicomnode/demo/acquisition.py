@@ -20,7 +20,7 @@ from dicomnode.dicom.dose import read_dose
 from dicomnode.dicom.series import CtSeries
 from dicomnode.engines.enhance import Observer
 from dicomnode.errors import DoseUnknown
-from dicomnode.physics.noise import NoiseReading, measure_noise
+from dicomnode.physics.noise import NoiseReading, measure_added_noise, measure_noise
 from dicomnode.physics.photons import normal_ctdivol_mgy, photons_from_noise
 from dicomnode.physics.simulation import Kernel, simulate_noise
 from dicomnode.physics.size import water_equivalent_diameter_mm
@@ -57,14 +57,18 @@ def scan_again(
         raise DoseUnknown(
             "the series has too little soft tissue to measure its noise, so none can be added to scale"
         )
-    noisy = np.empty_like(series.hounsfield)
+    noise = np.empty_like(series.hounsfield)
     rng = torch.Generator().manual_seed(seed)
     diameters = water_equivalent_diameter_mm(series.hounsfield, pixel_mm)
     for k, image in enumerate(series.hounsfield):
         photons = photons_from_noise(reading.std_hu, float(np.median(diameters)), pixel_mm, reading.texture)
-        noisy[k] = image + _missing_noise(image, pixel_mm, photons, fraction, reading, rng)
+        noise[k] = _missing_noise(image, pixel_mm, photons, fraction, reading, rng)
         if on_slice:
-            on_slice("scan", k + 1, len(noisy))
+            on_slice("scan", k + 1, len(noise))
+    # the photons are good to some 15 %; the noise the series shows says exactly how much is missing
+    missing_hu = reading.std_hu * (1.0 / fraction - 1.0) ** 0.5
+    noise *= missing_hu / measure_added_noise(noise, series.hounsfield, pixel_mm).std_hu
+    noisy = series.hounsfield + noise
     folder.mkdir(parents=True, exist_ok=True)
     uid = generate_uid(
         entropy_srcs=["low-dose scan", series.series_instance_uid, f"{fraction:.6f}", str(seed)]

@@ -19,7 +19,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from dicomnode.dicom import marks
 from dicomnode.dicom.codestream import JPEGLS_NEAR_LOSSLESS
 from dicomnode.dicom.pixels import restore, to_stored
-from dicomnode.dicom.policy import ACTIONS, is_kept
+from dicomnode.dicom.policy import ACTIONS, MUST_STAND, is_kept
 from dicomnode.dicom.provenance import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
@@ -119,6 +119,9 @@ def _derive(
 ) -> Dataset:
     source = decode_header(series.encoded_headers[index])
     image = copy_elements(source, lambda tag: is_kept(tag, identity.keep_manufacturer))
+    for keyword in MUST_STAND:
+        if keyword not in image:
+            setattr(image, keyword, None)
     values = _new_values(series, source, identity, provenance, generation)
     if not identity.keep_manufacturer:
         values |= _our_equipment(identity)

@@ -123,6 +123,26 @@ TABLE: Final[tuple[Row, ...]] = (
 ACTIONS: Final = {row.keyword: row.action for row in TABLE}
 
 
+MUST_STAND: Final = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "PatientPosition",
+    "PositionReferenceIndicator",
+    "InstanceNumber",
+    "SliceThickness",
+    "KVP",
+    "AcquisitionNumber",
+)
+"""Type 2 attributes of the CT Image IOD (PS3.3 A.3.3): where the source lacks one it stands there empty."""
+
+
 def is_kept(tag: BaseTag, keep_equipment: bool) -> bool:
     """Does this element of the source go over into the derived image as it is?"""
     # Below 0008 lie commands and file meta, above FFFA signatures and padding.

@@ -252,11 +252,13 @@ class JobBook:
     def latest(self, series_key: str) -> Order | None:
         """Return the order of the newest generation of a series, or None."""
         with self._guard:
-            jobs = self._of_series.get(series_key)
-            if not jobs:
-                return None
-            newest = max(jobs, key=lambda job_id: (jobs[job_id], job_id))
-        return self.order(newest)
+            jobs = dict(self._of_series.get(series_key, {}))
+        for job_id in sorted(jobs, key=lambda job_id: (jobs[job_id], job_id), reverse=True):
+            try:
+                return self.order(job_id)
+            except SpoolError as error:
+                log.error("a job is left out: %s", error)
+        return None
 
     def superseded(self, order: Order) -> bool:
         """Whether a later generation of the same series has been ordered."""
@@ -265,7 +267,7 @@ class JobBook:
 
     def order(self, job_id: str) -> Order:
         """Return what a job is about."""
-        return read_order(self._spool.work_folder(job_id))
+        return read_order(self._spool.work / job_id)
 
     def _index(self, order: Order) -> None:
         self._of_series.setdefault(order.series_key, {})[order.job_id] = order.generation

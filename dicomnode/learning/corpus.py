@@ -20,7 +20,7 @@ from dicomnode.dicom.series import read_series
 from dicomnode.errors import SeriesRefused, TrainingError
 from dicomnode.learning.recipe import Corpus, Source
 from dicomnode.physics.geometry import WATER_ATTENUATION_PER_MM, ParallelBeam
-from dicomnode.physics.noise import measure_noise
+from dicomnode.physics.noise import measure_added_noise, measure_noise
 from dicomnode.physics.projection import project
 from dicomnode.physics.simulation import Kernel, simulate_noise
 from dicomnode.physics.size import body_mask
@@ -137,7 +137,7 @@ def make_example(piece: Slice, corpus: Corpus, beam: ParallelBeam, rng: np.rando
         simulate_noise(image, piece.pixel_mm, photons, kernel, generator, scanner=scanner) for _ in range(2)
     ]
     noise = torch.cat(draws)
-    level = _level_of(noise[0].numpy(), image[0].numpy(), piece.pixel_mm)
+    level = measure_added_noise(noise[:1].numpy(), image.numpy(), piece.pixel_mm)
     noise = noise / level.std_hu
     per_pixel = WATER_ATTENUATION_PER_MM * piece.pixel_mm
     own = measure_noise(image.numpy(), piece.pixel_mm)
@@ -151,22 +151,6 @@ def make_example(piece: Slice, corpus: Corpus, beam: ParallelBeam, rng: np.rando
         texture=level.texture,
         unit_photons=photons * level.std_hu**2,
     )
-
-
-@dataclass(frozen=True)
-class _Level:
-    std_hu: float
-    texture: float
-
-
-def _level_of(noise_hu: NDArray[np.float32], image_hu: NDArray[np.float32], pixel_mm: float) -> _Level:
-    """Level and texture of pure noise, as `measure_noise` will read them in the image it is added to."""
-    soft = (image_hu > -150) & (image_hu < 250)
-    reading = measure_noise(np.where(soft, noise_hu + 50.0, -1000.0).astype(np.float32)[None], pixel_mm)
-    if reading is not None:
-        return _Level(reading.std_hu, reading.texture)
-    inside = noise_hu[soft] if soft.any() else noise_hu
-    return _Level(max(float(inside.std()), 1e-3), 0.4)
 
 
 def _usable(piece: Slice, corpus: Corpus) -> bool:

@@ -15,8 +15,8 @@ class ParallelBeam:
     """A parallel beam over half a turn, measured in pixels of the slice it looks at.
 
     `views` angles are spread evenly over half a turn from `start_rad`; `detectors` bins of `pitch_px` are
-    centred on the rotation axis, which is the centre of a slice of `side_px` x `side_px` pixels. Half a turn of
-    parallel rays carries what a full turn of a fan beam measures.
+    centred on the rotation axis, which is the centre of a slice of `side_px` x `side_px` pixels. Half a turn
+    of parallel rays carries what a full turn of a fan beam measures.
     """
 
     side_px: int = 512

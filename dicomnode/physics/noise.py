@@ -46,6 +46,21 @@ def measure_noise(
     return _read([_local_fields(hounsfield[k], pixel_mm) for k in chosen])
 
 
+def measure_added_noise(
+    noise_hu: NDArray[np.float32], hounsfield: NDArray[np.float32], pixel_mm: float
+) -> NoiseReading:
+    """Level of pure noise as `measure_noise` would read it in the soft tissue of what it is added to.
+
+    Both HU [slice, row, column]. Where there is too little soft tissue the plain deviation stands in.
+    """
+    soft = (hounsfield > -150.0) & (hounsfield < 250.0)
+    reading = measure_noise(np.where(soft, noise_hu + 50.0, -1000.0).astype(np.float32), pixel_mm)
+    if reading is not None:
+        return reading
+    inside = noise_hu[soft] if soft.any() else noise_hu
+    return NoiseReading(max(float(inside.std()), 1e-3), 0.4, 0)
+
+
 def measure_noise_along(
     hounsfield: NDArray[np.float32], pixel_mm: float, *, reach: int = 2
 ) -> list[NoiseReading | None]:

@@ -13,7 +13,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from dicomnode import errors
 from dicomnode.dicom.derived import Identity, Provenance, is_own, write_derived
-from dicomnode.dicom.policy import TABLE
+from dicomnode.dicom.policy import MUST_STAND, TABLE
 from dicomnode.dicom.provenance import IMPLEMENTATION_CLASS_UID
 from dicomnode.dicom.series import CtSeries, read_series
 from tests.makers import make_series, outside_circle, phantom
@@ -407,3 +407,18 @@ def test_the_source_stays_untouched(tmp_path: Path, identity: Identity, provenan
     write_derived(series, hounsfield + phantom(6), identity, provenance, tmp_path / "d")
     assert [path.read_bytes() for path in paths] == before
     assert np.array_equal(series.hounsfield, hounsfield)
+
+
+def test_type_2_attributes_that_the_source_lacks_stand_there_empty(
+    tmp_path: Path, identity: Identity, provenance: Provenance
+) -> None:
+    paths = make_series(tmp_path / "source", slices=2)
+    for path in paths:
+        data = dcmread(path)
+        for keyword in ("AcquisitionNumber", "StudyID", "PositionReferenceIndicator"):
+            if keyword in data:
+                delattr(data, keyword)
+        data.save_as(path)
+    for image in write(paths, identity, provenance, tmp_path / "out")[1]:
+        assert all(keyword in image for keyword in MUST_STAND)
+        assert image.AcquisitionNumber is None

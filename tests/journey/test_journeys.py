@@ -13,6 +13,7 @@ from pydicom.uid import MRImageStorage, XRayRadiationDoseSRStorage
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.journey.job import Job, request_retry
 from dicomnode.node import Node
+from dicomnode.settings import Settings
 from tests.journey.scene import (
     Pacs,
     decoded,
@@ -314,20 +315,48 @@ def test_an_orderly_stop_loses_no_work_and_counts_as_no_crash(
     assert len(pacs.images()) == 12
 
 
-def test_a_job_that_waited_while_the_configuration_changed_goes_on_under_another_name(
+def test_a_job_that_waited_while_the_configuration_changed_and_changed_back_is_done_once(
     tmp_path: Path, pacs: Pacs, engine: NeedEngine
 ) -> None:
     slow = Slow(engine.card, engine.projection, engine.image, engine.device)
-    with Node(settings_for(tmp_path, pacs.port), engine=slow) as node:
+    before = settings_for(tmp_path, pacs.port)
+    after = settings_for(tmp_path, pacs.port, identity={"series_description_prefix": "NEW | "})
+
+    def at_work(node: Node, jobs: int) -> bool:
+        now = node.jobs()
+        return len(now) == jobs and (now[-1].status, now[-1].station) == ("working", "reconstruct")
+
+    with Node(before, engine=slow) as node:
         send_to(node.port, low_dose_series(tmp_path / "in", slices=8))
-        wait_until(lambda: node.jobs() and node.jobs()[0].station == "reconstruct", told=node.jobs)
-    changed = settings_for(tmp_path, pacs.port, identity={"series_description_prefix": "NEW | "})
-    with Node(changed, engine=engine) as node:
-        before, after = wait_for_jobs(node, 2)
-    assert (before.status, after.status) == ("superseded", "done")
-    assert after.job_id in (before.reason or "")
+        wait_until(lambda: at_work(node, 1), told=node.jobs)
+    with Node(after, engine=slow) as node:
+        wait_until(lambda: at_work(node, 2), told=node.jobs)
+        first, second = node.jobs()
+        assert first.status == "superseded"
+        assert second.job_id in (first.reason or "")
+    with Node(before, engine=engine) as node:
+        first, second = wait_for_jobs(node, 2)
+    assert (first.status, second.status) == ("done", "superseded")
     assert len(pacs.images()) == 8
-    assert all(decoded(pacs.kept()[uid]).SeriesDescription.startswith("NEW | ") for uid in pacs.images())
+    assert all(decoded(pacs.kept()[uid]).SeriesDescription.startswith("AI-DN | ") for uid in pacs.images())
+
+
+def test_peers_that_want_another_image_type_get_other_objects(
+    tmp_path: Path, pacs: Pacs, engine: NeedEngine
+) -> None:
+    with Pacs() as other:
+        told = settings_for(tmp_path, pacs.port, other.port).model_dump(mode="json")
+        told["destinations"][1]["image_type2"] = "SECONDARY"
+        told["destinations"][1]["report"] = False
+        with Node(Settings.model_validate(told), engine=engine) as node:
+            send_to(node.port, low_dose_series(tmp_path / "in"))
+            (job,) = wait_for_jobs(node)
+        assert job.status == "done"
+        assert not set(pacs.kept()) & set(other.kept())
+        for peer, word in ((pacs, "PRIMARY"), (other, "SECONDARY")):
+            types = [decoded(peer.kept()[uid]).ImageType[1] for uid in peer.images()]
+            assert types == [word] * 5
+        assert (len(pacs.reports()), len(other.reports())) == (1, 0)
 
 
 def test_logs_and_file_names_hold_no_identifier_and_nothing_leaves_the_machine(
