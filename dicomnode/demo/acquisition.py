@@ -57,17 +57,10 @@ def scan_again(
         raise DoseUnknown(
             "the series has too little soft tissue to measure its noise, so none can be added to scale"
         )
-    noise = np.empty_like(series.hounsfield)
-    rng = torch.Generator().manual_seed(seed)
     diameters = water_equivalent_diameter_mm(series.hounsfield, pixel_mm)
-    for k, image in enumerate(series.hounsfield):
-        photons = photons_from_noise(reading.std_hu, float(np.median(diameters)), pixel_mm, reading.texture)
-        noise[k] = _missing_noise(image, pixel_mm, photons, fraction, reading, rng)
-        if on_slice:
-            on_slice("scan", k + 1, len(noise))
-    # the photons are good to some 15 %; the noise the series shows says exactly how much is missing
-    missing_hu = reading.std_hu * (1.0 / fraction - 1.0) ** 0.5
-    noise *= missing_hu / measure_added_noise(noise, series.hounsfield, pixel_mm).std_hu
+    photons = photons_from_noise(reading.std_hu, float(np.median(diameters)), pixel_mm, reading.texture)
+    scan = _Scan(pixel_mm, photons, fraction, torch.Generator().manual_seed(seed))
+    noise = _noise_like(series.hounsfield, scan, reading, on_slice)
     noisy = series.hounsfield + noise
     folder.mkdir(parents=True, exist_ok=True)
     uid = generate_uid(
@@ -96,19 +89,44 @@ def _reference(paths: Sequence[Path], fraction: float, diameter_mm: float) -> Do
     return DoseReference(version="this-scanner", body_ctdivol_mgy=round(at_reference, 2))
 
 
-def _missing_noise(
-    image: NDArray[np.float32],
-    pixel_mm: float,
-    photons: float,
-    fraction: float,
-    reading: NoiseReading,
-    rng: torch.Generator,
+@dataclass(frozen=True, eq=False)
+class _Scan:
+    """What is simulated: photons of the scan at hand, and the share of them the new one has."""
+
+    pixel_mm: float
+    photons: float
+    fraction: float
+    rng: torch.Generator
+
+    def noise(self, image: NDArray[np.float32], kernel: Kernel) -> NDArray[np.float32]:
+        """The noise that a slice [row, column] lacks at the lower dose, HU."""
+        tissue = torch.from_numpy(np.clip(image, -1000.0, 3071.0))[None]
+        wanted = self.photons * self.fraction
+        noise = simulate_noise(tissue, self.pixel_mm, wanted, kernel, self.rng, missing_from=self.photons)
+        return noise[0].numpy()
+
+
+def _noise_like(
+    hounsfield: NDArray[np.float32], scan: _Scan, reading: NoiseReading, on_slice: Observer | None
 ) -> NDArray[np.float32]:
-    """Noise between the dose at hand and `fraction` of it, with the texture the image shows, HU."""
-    kernel = Kernel(float(np.interp(-reading.texture, [-t for t in TEXTURES], CUTOFFS_PER_PX)))
-    tissue = torch.from_numpy(np.clip(image, -1000.0, 3071.0))[None]
-    noise = simulate_noise(tissue, pixel_mm, photons * fraction, kernel, rng, missing_from=photons)
-    return noise[0].numpy()
+    """Noise of the texture and to the level that the series shows, [slice, row, column], HU."""
+    middle = hounsfield[len(hounsfield) // 2]
+    trial = scan.noise(middle, _kernel(reading.texture))
+    came_out = measure_added_noise(trial[None], middle[None], scan.pixel_mm).texture
+    kernel = _kernel(2.0 * reading.texture - came_out)
+    noise = np.empty_like(hounsfield)
+    for k, image in enumerate(hounsfield):
+        noise[k] = scan.noise(image, kernel)
+        if on_slice:
+            on_slice("scan", k + 1, len(noise))
+    # the photons are good to some 15 %; the noise the series shows says exactly how much is missing
+    missing_hu = reading.std_hu * (1.0 / scan.fraction - 1.0) ** 0.5
+    noise *= missing_hu / measure_added_noise(noise, hounsfield, scan.pixel_mm).std_hu
+    return noise
+
+
+def _kernel(texture: float) -> Kernel:
+    return Kernel(float(np.interp(-texture, [-t for t in TEXTURES], CUTOFFS_PER_PX)))
 
 
 def _write(

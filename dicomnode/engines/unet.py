@@ -106,3 +106,11 @@ def high_pass(x: Tensor, width: int = 9) -> Tensor:
 def condition_tensor(rows: Sequence[Sequence[float]], like: Tensor) -> Tensor:
     """Conditions of a batch as a float32 tensor [n, c] on the device of `like`."""
     return torch.tensor(rows, dtype=torch.float32, device=like.device)
+
+
+def bf16_pays(device: torch.device) -> bool:
+    """Whether bfloat16 is faster here: on CUDA, and on processors that multiply it in hardware."""
+    if device.type != "cpu":
+        return True
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16", False))

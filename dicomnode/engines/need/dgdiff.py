@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dicomnode.engines.need.spdiff import thinned
 from dicomnode.engines.start_step import PhotonSchedule, StartStep
-from dicomnode.engines.unet import UNet, condition_tensor, high_pass
+from dicomnode.engines.unet import UNet, bf16_pays, condition_tensor, high_pass
 
 CHANNELS, CONDITIONS = 3, 3
 
@@ -36,17 +36,34 @@ def inputs(x: Tensor, prior: Tensor, noise_hu: Tensor) -> Tensor:
     return torch.cat([x.clamp(-1100.0, 2000.0) / 500.0, fine, proposal], dim=1)
 
 
-def predict(network: UNet, x: Tensor, prior: Tensor, starts: Sequence[StartStep]) -> Tensor:
-    """xhat_0: the slices at normal dose, HU [n, row, column], given state and prior of the same shape."""
+MIRRORINGS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
+"""Axes to turn about: as it is, left-right, up-down, both."""
+
+
+def predict(
+    network: UNet, x: Tensor, prior: Tensor, starts: Sequence[StartStep], mirrorings: int = 1
+) -> Tensor:
+    """xhat_0: the slices at normal dose, HU [n, row, column], given state and prior of the same shape.
+
+    With several `mirrorings` the mean of the answers to the mirrored slice: noise has no handedness, so what
+    differs between them is the network's own error.
+    """
     noise_hu = x.new_tensor([s.noise_hu for s in starts])[:, None, None, None]
     rows = [conditions(s.noise_hu, s.texture, s.fraction) for s in starts]
-    with torch.autocast(x.device.type, torch.bfloat16):
-        noise: Tensor = network(inputs(x[:, None], prior[:, None], noise_hu), condition_tensor(rows, x))
-    return x - (noise.float() * noise_hu)[:, 0]
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16_pays(x.device)):
+        channels, steer = inputs(x[:, None], prior[:, None], noise_hu), condition_tensor(rows, x)
+        answers = [network(channels.flip(axes), steer).float().flip(axes) for axes in MIRRORINGS[:mirrorings]]
+    return x - (torch.stack(answers).mean(dim=0) * noise_hu)[:, 0]
 
 
 def refine(
-    network: UNet, prior: Tensor, low_dose: Tensor, start: StartStep, schedule: PhotonSchedule, passes: int
+    network: UNet,
+    prior: Tensor,
+    low_dose: Tensor,
+    start: StartStep,
+    schedule: PhotonSchedule,
+    passes: int,
+    mirrorings: int = 1,
 ) -> Tensor:
     """Reverse process for one slice, HU [1, row, column]; the identity at step 0.
 
@@ -56,7 +73,7 @@ def refine(
     x, state = low_dose, start
     steps = (*schedule.path(start.step, passes), 0)
     for k, following in pairwise(steps):
-        xhat0 = predict(network, x, prior, [state])
+        xhat0 = predict(network, x, prior, [state], mirrorings)
         if following == 0:
             return xhat0
         ratio = float(schedule.photons[k] / schedule.photons[following])

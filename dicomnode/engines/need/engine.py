@@ -60,10 +60,12 @@ class NeedEngine:
     @torch.inference_mode()
     def refine(self, prior: Tensor, low_dose: Tensor, starts: Sequence[StartStep]) -> Tensor:
         """Slices at normal dose: HU [slice, row, column] in and out."""
-        passes = self.card.image_passes
+        card = self.card
         return torch.cat(
             [
-                dgdiff.refine(self.image, p[None], x[None], start, self.schedule, passes)
+                dgdiff.refine(
+                    self.image, p[None], x[None], start, self.schedule, card.image_passes, card.mirrorings
+                )
                 for p, x, start in zip(prior, low_dose, starts, strict=True)
             ]
         )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dicomnode.engines.start_step import PhotonSchedule, StartStep
-from dicomnode.engines.unet import UNet, condition_tensor, high_pass
+from dicomnode.engines.unet import UNet, bf16_pays, condition_tensor, high_pass
 from dicomnode.physics.geometry import WATER_ATTENUATION_PER_MM
 
 CHANNELS, CONDITIONS = 2, 4
@@ -44,7 +44,7 @@ def predict(network: UNet, sinograms: Tensor, starts: Sequence[StartStep], pixel
     """yhat_0: the projections at normal dose, [n, view, detector], attenuation."""
     scales = sinograms.new_tensor([sinogram_noise(s.noise_hu, pixel_mm) for s in starts])[:, None, None, None]
     rows = [conditions(s.noise_hu, s.texture, s.fraction, s.photons) for s in starts]
-    with torch.autocast(sinograms.device.type, torch.bfloat16):
+    with torch.autocast(sinograms.device.type, torch.bfloat16, enabled=bf16_pays(sinograms.device)):
         noise: Tensor = network(inputs(sinograms, scales), condition_tensor(rows, sinograms))
     return sinograms - (noise.float() * scales)[:, 0]
 
