@@ -58,7 +58,7 @@ class StartStep:
     this slice. `fraction`: its dose over the normal dose for this patient and thickness, which is the share
     of the noise variance that stays. `noise_hu`, `texture`: measured, or predicted from the photons.
     `decided_by`: `tags`, `noise` or `both`. `log_ratio`: ln(photons by tags / photons by noise), None where
-    one is missing.
+    one is missing. `outside`: sentences on what the model was not trained for and was told as its nearest.
     """
 
     step: int
@@ -68,6 +68,7 @@ class StartStep:
     texture: float
     decided_by: str
     log_ratio: float | None
+    outside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -261,7 +261,10 @@ class Stations:
             bias_hu=verdict["bias_hu"],
             max_change_hu=verdict["max_change_hu"],
             verdict=verdict["verdict"],
-            verdict_reasons=tuple(verdict["reasons"]),
+            verdict_reasons=(
+                *verdict["reasons"],
+                *sorted({told for start in starts for told in start.outside}),
+            ),
             dose_reference=self._settings.dose.reference.version,
             processed_at=datetime.fromisoformat(made["processed_at"]),
         )

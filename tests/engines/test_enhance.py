@@ -13,7 +13,7 @@ from dicomnode.engines.enhance import STATIONS, enhance
 from dicomnode.engines.model_card import Beam, Limits, ModelCard, Network, Schedule, load_card
 from dicomnode.engines.need import dgdiff, spdiff
 from dicomnode.engines.need.engine import NeedEngine
-from dicomnode.engines.start_step import StartStep
+from dicomnode.engines.start_step import SliceFacts, StartStep
 from dicomnode.engines.unet import UNet, UNetShape
 from dicomnode.errors import ModelError
 from dicomnode.physics.noise import measure_noise
@@ -98,6 +98,17 @@ def test_observer_hears_every_station(engine: NeedEngine) -> None:
     enhance(engine, stack(), 0.7, [START] * 5, seed=1, on_slice=lambda *news: heard.append(news))
     assert {news[0] for news in heard} == set(STATIONS)
     assert max(news[1] for news in heard) == 5
+
+
+@pytest.mark.parametrize(("noise_hu", "told"), [(40.0, 0), (400.0, 1)])
+def test_what_the_model_does_not_know_is_told_and_clamped(
+    engine: NeedEngine, noise_hu: float, told: int
+) -> None:
+    facts = SliceFacts(3.0, 0.7, 250.0, 500.0, None, noise_hu, 0.4)
+    start = engine.match(facts)
+    assert start.step > 0
+    assert len(start.outside) == told
+    assert 6 <= start.noise_hu <= 110
 
 
 def test_missing_model_is_named(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The engine NEED, image mode: three verbs over two networks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,8 +37,22 @@ class NeedEngine:
         return self.card.beam.build().for_side(side_px)
 
     def match(self, facts: SliceFacts) -> StartStep:
-        """Dose and noise of a slice -> its start step. DoseUnknown where neither can be had."""
-        return match(facts, self.schedule)
+        """Dose and noise of a slice -> its start step. DoseUnknown where neither can be had.
+
+        What lies outside the limits of the card is told to the networks as the nearest they know.
+        """
+        start, limits = match(facts, self.schedule), self.card.limits
+        noise_hu, texture = _within(start.noise_hu, limits.noise_hu), _within(start.texture, limits.texture)
+        outside = [
+            f"{name} {value:.3g} is outside what the model was trained for, {low:g} to {high:g}"
+            for name, value, (low, high) in (
+                ("noise (HU)", start.noise_hu, limits.noise_hu),
+                ("noise texture", start.texture, limits.texture),
+                ("pixel (mm)", facts.pixel_mm, limits.pixel_mm),
+            )
+            if start.step > 0 and not low <= value <= high
+        ]
+        return replace(start, noise_hu=noise_hu, texture=texture, outside=tuple(outside))
 
     @torch.inference_mode()
     def clean(
@@ -69,3 +83,7 @@ class NeedEngine:
                 for p, x, start in zip(prior, low_dose, starts, strict=True)
             ]
         )
+
+
+def _within(value: float, limits: tuple[float, float]) -> float:
+    return min(max(value, limits[0]), limits[1])
