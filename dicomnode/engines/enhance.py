@@ -75,17 +75,26 @@ def _enhance_batch(
         for station in STATIONS:
             clock.lap(station)
         return low_dose
-    beam = engine.beam(x.shape[-1])
+    rows, columns = x.shape[-2:]
+    beam = engine.beam(max(rows, columns))
     per_pixel = WATER_ATTENUATION_PER_MM * pixel_mm
-    sinograms = project(1.0 + x / 1000.0, beam) * per_pixel
+    sinograms = project(_squared(1.0 + x / 1000.0), beam) * per_pixel
     clock.lap("project")
     correction = engine.clean(sinograms, starts, pixel_mm, rng) - sinograms
     clock.lap("clean")
-    prior = x + filtered_backprojection(correction, beam) * (1000.0 / per_pixel)
+    removed = filtered_backprojection(correction, beam) * (1000.0 / per_pixel)
+    prior = x + removed[..., :rows, :columns]
     clock.lap("reconstruct")
     refined = bounded(x, engine.refine(prior, x, starts))
     clock.lap("refine")
     return low_dose + (refined - x)
+
+
+def _squared(attenuation: torch.Tensor) -> torch.Tensor:
+    """Slices with air added below or to the right until they are square, as the scanner's field is."""
+    rows, columns = attenuation.shape[-2:]
+    side = max(rows, columns)
+    return torch.nn.functional.pad(attenuation, (0, side - columns, 0, side - rows)).contiguous()
 
 
 class _Clock:

@@ -78,6 +78,15 @@ def test_one_normal_slice_among_low_ones_is_untouched(engine: NeedEngine) -> Non
     np.testing.assert_allclose(out[2], x[2], atol=1e-3)
 
 
+@pytest.mark.parametrize("shape", [(2, 40, 64), (2, 64, 40), (1, 16, 16), (1, 96, 96)])
+def test_any_matrix(engine: NeedEngine, shape: tuple[int, int, int]) -> None:
+    x = np.random.default_rng(0).normal(40, 40, shape).astype(np.float32)
+    out = enhance(engine, x, 0.7, [START] * shape[0], seed=1).hounsfield
+    assert out.shape == shape
+    assert np.isfinite(out).all()
+    assert np.abs(out - x).max() > 0.1
+
+
 def test_mean_is_kept(engine: NeedEngine) -> None:
     x = stack()
     out = enhance(engine, x, 0.7, [START] * 5, seed=1).hounsfield
