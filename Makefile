@@ -28,18 +28,20 @@ train: $(VENV)/.installed
 	$(BIN)/dicomnode train
 
 # torch first and alone, held by the constraints afterwards: nothing else may choose another build of it.
-# A machine with a GPU keeps the torch it likes: make demo CONSTRAINTS=
+# Where the index gives a torch with CUDA that is not wanted: make demo TORCH_INDEX=<index of CPU builds>
+# A machine with a GPU may keep the torch it likes:            make demo CONSTRAINTS=
 CONSTRAINTS ?= constraints.txt
+TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 HELD := $(if $(CONSTRAINTS),-c $(CONSTRAINTS),)
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, found " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV) || { echo "the venv module is missing: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "the venv module is missing: apt-get install python3-venv"; exit 1; }
 
 $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
-	@echo "installing into $(VENV): about a gigabyte, once"
-	$(PIP) install $(HELD) "torch>=2.11"
+	@echo "installing into $(VENV): about 2 GB on disk, once"
+	$(PIP) install $(HELD) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),) "torch>=2.11"
 	$(PIP) install $(HELD) -e .
 	touch $@
 

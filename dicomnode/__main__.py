@@ -4,13 +4,16 @@ import argparse
 import importlib
 import logging
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dicomnode import __version__
-from dicomnode.errors import DicomnodeError, NetworkError, SettingsError
+from dicomnode.errors import DicomnodeError, JobError, NetworkError, SettingsError, SpoolError
 from dicomnode.settings import Destination, Settings, load_settings
 
 if TYPE_CHECKING:
@@ -50,13 +53,14 @@ def _parser(called: str) -> argparse.ArgumentParser:
         return its
 
     add("serve", serve, "run the node until SIGTERM or SIGINT")
-    add("check", check, "check a configuration and say what it means")
+    add("check", check, "check a configuration, its model and its spool, and say what it means")
     add("status", status, "list the jobs of a node, running or not").add_argument(
         "--all", action="store_true", help="also the jobs that are done"
     )
     again = add("retry", retry, "start failed, refused, held or undelivered jobs again")
     again.add_argument("job", nargs="*", help="job id, as `dicomnode status` shows it")
     again.add_argument("--undelivered", action="store_true", help="every job of that state")
+    again.set_defaults(wrong=again.error)
     add("echo", echo, "ask destinations whether they are there (C-ECHO)").add_argument(
         "destination", nargs="*", help="name in the configuration; every one if none is given"
     )
@@ -88,13 +92,18 @@ def serve(arguments: argparse.Namespace) -> int:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Load the configuration and the model; what is wrong is told by its key."""
+    """Try the configuration, the spool, and the model on its device; what is wrong is told by its key."""
     settings = load_settings(arguments.config)
+    free_bytes = _try_spool(settings.node.spool)
     from dicomnode.engines.catalog import load_engine
 
-    engine = load_engine(settings.engine.models_folder, settings.engine.model, "cpu")
+    asked = settings.engine
+    engine = load_engine(asked.models_folder, asked.model, asked.device, asked.threads)
     for line in _explained(settings):
         print(line)
+    if free_bytes < settings.node.reserve_bytes:
+        free_gib = free_bytes / 2**30
+        print(f"warning      only {free_gib:.1f} GiB are free, less than the reserve: images will be refused")
     print(f"model        {engine.card.id} {engine.card.version}, weights {engine.weights_digest[:12]}")
     return 0
 
@@ -103,7 +112,7 @@ def status(arguments: argparse.Namespace) -> int:
     """Print one line a job, oldest first."""
     from dicomnode.journey.job import read_jobs
 
-    jobs = read_jobs(load_settings(arguments.config).node.spool)
+    jobs = read_jobs(_spool_that_is_there(load_settings(arguments.config)))
     shown = [job for job in jobs if arguments.all or job.status not in ("done", "ignored", "superseded")]
     for job in shown:
         print(_line(job))
@@ -112,18 +121,28 @@ def status(arguments: argparse.Namespace) -> int:
 
 
 def retry(arguments: argparse.Namespace) -> int:
-    """Leave a request for the node of this spool; it is taken up at once, or when the node starts."""
+    """Leave requests for the node of this spool; exit status 1 when a job cannot start again.
+
+    They are taken up at once, or when the node starts.
+    """
     from dicomnode.journey.job import read_jobs, request_retry
 
-    spool = load_settings(arguments.config).node.spool
+    if not arguments.job and not arguments.undelivered:
+        arguments.wrong("name a job (`dicomnode status` lists them), or say --undelivered")
+    spool = _spool_that_is_there(load_settings(arguments.config))
     lost = [job.job_id for job in read_jobs(spool) if job.status == "undelivered"]
-    chosen = [*arguments.job, *(lost if arguments.undelivered else [])]
+    chosen = dict.fromkeys((*arguments.job, *(lost if arguments.undelivered else [])))
+    refused = 0
     for job_id in chosen:
-        request_retry(spool, job_id)
-        print(f"{job_id}: the node starts it again")
+        try:
+            request_retry(spool, job_id)
+            print(f"{job_id}: the node starts it again")
+        except JobError as error:
+            refused += 1
+            print(f"dicomnode: {error}", file=sys.stderr)
     if not chosen:
-        print("no job was named; `dicomnode status` lists them")
-    return 0
+        print("no job is undelivered")
+    return 1 if refused else 0
 
 
 def echo(arguments: argparse.Namespace) -> int:
@@ -155,6 +174,38 @@ def send(arguments: argparse.Namespace) -> int:
     return 1 if delivery.refused else 0
 
 
+# --- the spool, from beside -------------------------------------------------------------------------
+
+
+def _spool_that_is_there(settings: Settings) -> Path:
+    spool = settings.node.spool
+    if not spool.is_dir():
+        raise SpoolError(f"node.spool: {spool} does not exist; `dicomnode serve` makes it, or is it another?")
+    return spool
+
+
+def _try_spool(root: Path) -> int:
+    """Bytes free where the spool is or will be. Raises SpoolError when it cannot be made or written.
+
+    Leaves nothing behind: a folder that an administrator's check made would not belong to the node.
+    """
+    made: list[Path] = []
+    try:
+        made += [folder for folder in (root, *root.parents) if not folder.exists()]
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root) as probe:
+            probe.write(b"dicomnode check")
+            os.fsync(probe.fileno())
+        return shutil.disk_usage(root).free
+    except OSError as error:
+        told = f"cannot be made or written ({error.strerror}): name another folder or let this user write it"
+        raise SpoolError(f"node.spool: {root} {told}") from error
+    finally:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
 # --- what they print --------------------------------------------------------------------------------
 
 
@@ -165,7 +216,7 @@ def _explained(settings: Settings) -> Iterable[str]:
         yield f"caller       {caller.ae_title} from {caller.host or 'any host'}"
     for peer in settings.destinations:
         yield f"destination  {peer.name}: {peer.ae_title} at {peer.host}:{peer.port}"
-    yield f"spool        {node.spool}, {node.reserve_gib:g} GiB stay free"
+    yield f"spool        {node.spool}, can be written, {node.reserve_gib:g} GiB stay free"
     yield f"device       {engine.device}"
     if not settings.callers:
         yield "warning      no callers: every association will be rejected"

@@ -158,7 +158,7 @@ class Node:
     def _watch(self) -> None:
         """The node's own thread: arrivals in the order they came, then what is due, then requests."""
         assert self._desk is not None
-        looked_at = pruned_at = time.monotonic()
+        looked_at = pruned_at = taken_up_at = time.monotonic()
         while not self._stopping.is_set():
             try:
                 news = self._handed_over.get(timeout=_TICK_SECONDS)
@@ -173,6 +173,9 @@ class Node:
                 self._desk.hand_in(now)
                 self._answer_requests()
                 looked_at = now
+            if now - taken_up_at >= _AGAIN_SECONDS:
+                self._desk.journey.take_up_left()
+                taken_up_at = now
             if now - pruned_at >= _PRUNE_SECONDS:
                 self._desk.journey.prune()
                 pruned_at = now

@@ -20,6 +20,8 @@ TISSUES_HU = {
 
 GATED = ("air", "fat", "soft")
 LEAST_PIXELS = 500
+LEAST_IN_SLICE = 3000
+SORTING_PX = 9
 
 
 @dataclass(frozen=True)
@@ -56,20 +58,20 @@ def judge(
 ) -> Verdict:
     """Compare a result with its source, both HU [slice, row, column].
 
-    Fails when a tissue moved by more than `max_bias_hu`, when the noise did not fall although something was
-    `changed`, when a value is not finite, or when padding was touched.
+    Fails when a tissue moved by more than `max_bias_hu`, in the series or in a single slice, when the noise
+    did not fall although something was `changed`, when there was nothing to judge a change by, or when a
+    value is not finite. What lies in `padding` is not looked at: it is restored when the result is written.
     """
     finite = bool(np.isfinite(after).all())
     change = np.where(np.isfinite(after), after - before, 0.0)
     if padding is not None:
         change = np.where(padding, 0.0, change)
-    bias = bias_by_tissue(before, change)
+    tissues = tissue_masks(before)
+    bias = _means(change, tissues)
     noise = [measure_noise(volume, pixel_mm) if finite else None for volume in (before, after)]
-    reasons = [
-        f"mean of {t} moved by {bias[t]:+.2f} HU, allowed {limits.max_bias_hu:g}"
-        for t in GATED
-        if abs(bias.get(t, 0.0)) > limits.max_bias_hu
-    ]
+    reasons = _bias_reasons(change, tissues, bias, limits.max_bias_hu)
+    if changed and not bias and noise[0] is None:
+        reasons.append("there is neither tissue nor measurable noise to judge the result by")
     if not finite:
         reasons.append("the result holds values that are not finite")
     reasons += _noise_reasons(noise[0], noise[1], changed)
@@ -83,20 +85,54 @@ def judge(
     )
 
 
-def bias_by_tissue(before: NDArray[np.float32], change: NDArray[np.float32]) -> dict[str, float]:
-    """Mean of `change` by tissue of `before`, HU; both [slice, row, column].
+Masks = dict[str, NDArray[np.bool_]]
 
-    Only inside the patient, but for air, which is around him: the correction there is clipped and easy.
+
+def tissue_masks(before: NDArray[np.float32]) -> Masks:
+    """Where each tissue is, bool [slice, row, column], by the smoothed HU of `before`.
+
+    Inside the patient, but for air, which is around him.
     """
-    smooth = np.stack([uniform_filter(image, 5) for image in before])
+    smooth = np.stack([uniform_filter(image, SORTING_PX) for image in before])
     inside = body_mask(before)
-    bias = {}
+    masks = {}
     for tissue, (low, high) in TISSUES_HU.items():
         where = (smooth > low) & (smooth < high)
-        where &= ~inside if tissue == "air" else inside
-        if int(where.sum()) >= LEAST_PIXELS:
-            bias[tissue] = float(change[where].mean(dtype=np.float64))
-    return bias
+        masks[tissue] = where & (~inside if tissue == "air" else inside)
+    return masks
+
+
+def bias_by_tissue(before: NDArray[np.float32], change: NDArray[np.float32]) -> dict[str, float]:
+    """Mean of `change` by tissue of `before`, HU; both [slice, row, column]. Too little tissue: no mean."""
+    return _means(change, tissue_masks(before))
+
+
+def _means(change: NDArray[np.float32], tissues: Masks, least: int = LEAST_PIXELS) -> dict[str, float]:
+    return {
+        tissue: float(change[where].mean(dtype=np.float64))
+        for tissue, where in tissues.items()
+        if int(where.sum()) >= least
+    }
+
+
+def _bias_reasons(
+    change: NDArray[np.float32], tissues: Masks, bias: dict[str, float], allowed_hu: float
+) -> list[str]:
+    """A sentence for each gated tissue that moved in the whole series, or where it moved most."""
+    reasons = []
+    by_slice = [
+        _means(change[k], {t: where[k] for t, where in tissues.items()}, LEAST_IN_SLICE)
+        for k in range(len(change))
+    ]
+    for tissue in GATED:
+        worst = max(range(len(change)), key=lambda k: abs(by_slice[k].get(tissue, 0.0)))
+        if abs(bias.get(tissue, 0.0)) > allowed_hu:
+            reasons.append(f"mean of {tissue} moved by {bias[tissue]:+.2f} HU, allowed {allowed_hu:g}")
+        elif abs(moved := by_slice[worst].get(tissue, 0.0)) > allowed_hu:
+            reasons.append(
+                f"mean of {tissue} moved by {moved:+.2f} HU in slice {worst + 1}, allowed {allowed_hu:g}"
+            )
+    return reasons
 
 
 def _noise_reasons(before: NoiseReading | None, after: NoiseReading | None, changed: bool) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from dicomnode.__main__ import main
 from dicomnode.engines.catalog import load_engine
@@ -71,8 +72,47 @@ def test_only_jobs_that_ended_badly_start_again(tmp_path: Path, pacs: Pacs) -> N
         (job,) = wait_for_jobs(node)
         with pytest.raises(JobError, match="is done"):
             node.retry(job.job_id)
+        with pytest.raises(JobError, match="is done; only failed, refused"):
+            request_retry(tmp_path / "spool", job.job_id)
         with pytest.raises(JobError, match="there is no job nobody"):
             request_retry(tmp_path / "spool", "nobody")
+
+
+def test_retry_refuses_what_the_node_would_refuse(
+    tmp_path: Path, pacs: Pacs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_for(tmp_path, pacs.port)
+    config = write_config(settings, tmp_path)
+    assert main(["retry", "--config", config, "--undelivered"]) == 1
+    assert "spool does not exist" in capsys.readouterr().err
+    gap = low_dose_series(tmp_path / "gap", slices=5)
+    del gap[2]
+    with Node(settings, engine=ENGINE) as node:
+        send_to(node.port, low_dose_series(tmp_path / "in", slices=3))
+        send_to(node.port, gap)
+        done, refused = sorted(wait_for_jobs(node, 2), key=lambda job: job.status)
+    assert main(["retry", "--config", config, done.job_id, refused.job_id]) == 1
+    told = capsys.readouterr()
+    assert f"job {done.job_id} is done" in told.err
+    assert told.out == f"{refused.job_id}: the node starts it again\n", "one refusal stops no other"
+    assert [path.name for path in (tmp_path / "spool" / "requests").iterdir()] == [f"retry-{refused.job_id}"]
+    assert main(["retry", "--config", config, "--undelivered"]) == 0
+    assert "no job is undelivered" in capsys.readouterr().out
+
+
+def test_retry_without_a_job_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["retry"])
+    assert ended.value.code == 2
+    assert "name a job" in capsys.readouterr().err
+
+
+def test_status_tells_a_spool_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(settings_for(tmp_path), tmp_path)
+    assert main(["status", "--config", config]) == 1
+    told = capsys.readouterr()
+    assert "spool does not exist" in told.err
+    assert told.out == ""
 
 
 @pytest.mark.slow
@@ -117,6 +157,28 @@ def test_check_explains_a_configuration_and_names_a_wrong_key(
     Path(config).write_text("node: {prot: 104}")
     assert main(["check", "--config", config]) == 1
     assert "did you mean 'port'" in capsys.readouterr().err
+
+
+def test_check_tries_the_spool_and_leaves_nothing_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deep = tmp_path / "not" / "yet"
+    config = write_config(settings_for(tmp_path, node={"spool": deep, "reserve_gib": 1e6}), tmp_path)
+    assert main(["check", "--config", config]) == 0
+    assert "less than the reserve: images will be refused" in capsys.readouterr().out
+    assert not (tmp_path / "not").exists()
+    (tmp_path / "not").write_text("a file")
+    assert main(["check", "--config", config]) == 1
+    assert f"node.spool: {deep} cannot be made or written" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here, and would be used")
+def test_check_loads_the_model_on_the_device_of_the_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(settings_for(tmp_path, engine={"device": "cuda"}), tmp_path)
+    assert main(["check", "--config", config]) == 1
+    assert "engine.device is cuda" in capsys.readouterr().err
 
 
 def test_the_light_commands_import_no_torch(tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ from dicomnode.settings import Destination, DoseReference, Settings
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 SENDER, NODE, ARCHIVE = "SCANNER", "DICOMNODE", "PACS"
 GIVE_UP_SECONDS = 3600.0
+SHIPPED = Path(__file__).resolve().parents[2] / "models"
+"""The models of this source tree, from wherever the command is called."""
 
 Volume = NDArray[np.float32]
 
@@ -60,7 +62,10 @@ class Journey:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `dicomnode demo`."""
     parser.add_argument(
-        "--slices", default="24", help="how many contiguous slices, or 'all' (default: %(default)s)"
+        "--slices",
+        type=_slices,
+        default=24,
+        help="how many contiguous slices, or 'all' (default: %(default)s)",
     )
     parser.add_argument(
         "--dose", type=_fraction, default=0.25, help="share of the dose to scan with (default: %(default)s)"
@@ -73,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache", type=Path, default=Path.home() / ".cache" / "dicomnode", help="where the example is kept"
     )
     parser.add_argument("--model", default="need-small")
-    parser.add_argument("--models", type=Path, default=Path("models"), help="folder of model folders")
+    parser.add_argument("--models", type=Path, default=SHIPPED, help="folder of model folders")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
         "--port", type=int, default=11112, help="of the node; a free one is taken if it is in use"
@@ -104,6 +109,15 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(_table(report))
     console.print(f"look at [bold]{out / 'before-after.png'}[/]; the returned DICOM is in {out / 'pacs'}")
     return 0
+
+
+def _slices(text: str) -> int | None:
+    """How many, or None for all."""
+    if text == "all":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a number of slices, or 'all'")
+    return int(text)
 
 
 def _fraction(text: str) -> float:
@@ -188,9 +202,9 @@ def _chosen(arguments: argparse.Namespace) -> list[Path]:
             raise SourceUnavailable(f"{arguments.series} holds no files")
     else:
         paths = lidc_series(arguments.cache)
-    if arguments.slices == "all":
+    if arguments.slices is None:
         return paths
-    count = int(arguments.slices)
+    count: int = arguments.slices
     ordered = read_series(paths).source_paths
     first = max(0, (len(ordered) - count) // 2)
     return list(ordered[first : first + count])

@@ -9,7 +9,8 @@ a job lie in the spool of one of them.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Final, ParamSpec, TypeVar
 
@@ -57,12 +58,9 @@ class Durable:
         DBOS(config=self._config())
         self._register(series, deliver)
         DBOS.listen_queues([self._series_queue, self._deliver_queue])
-        try:
+        with self._database():
             DBOS.launch()
-        except SQLAlchemyError as error:
-            place = make_url(self._database_url).render_as_string(hide_password=True)
-            raise JobError(f"node.database: {place} cannot be used: {str(error).splitlines()[0]}") from error
-        self._make_queues()
+            self._make_queues()
 
     def close(self) -> None:
         """Take nothing more from the queues and close the database. Running steps are not waited for."""
@@ -70,6 +68,15 @@ class Durable:
             DBOS.destroy(destroy_registry=True)
             self._open = False
             _only_one.release()
+
+    @contextmanager
+    def _database(self) -> Iterator[None]:
+        """Trouble of the database as a JobError."""
+        try:
+            yield
+        except SQLAlchemyError as error:
+            place = make_url(self._database_url).render_as_string(hide_password=True)
+            raise JobError(f"node.database: {place} cannot be used: {str(error).splitlines()[0]}") from error
 
     def _config(self) -> DBOSConfig:
         """No conductor and no telemetry: nothing leaves the machine but to the database."""
@@ -121,8 +128,9 @@ class Durable:
         return DBOS.run_step({"name": name}, do, *args, **named)
 
     def queue_series(self, job_id: str, run: int, pause_seconds: float | None = None) -> None:
-        """Queue a run of a job, after a pause; the same run again is the same."""
+        """Queue a run of a job, after a pause; the same run again is the same. Raises JobError."""
         with (
+            self._database(),
             SetWorkflowID(f"{self._executor}/{job_id}/{run}"),
             SetEnqueueOptions(delay_seconds=pause_seconds),
         ):
@@ -131,18 +139,27 @@ class Durable:
     def queue_delivery(
         self, job_id: str, name: str, attempt: int, pause_seconds: float | None = None
     ) -> None:
-        """Queue an attempt to deliver to one destination; the same attempt again is the same."""
+        """Queue an attempt to deliver to one destination; the same again is the same. Raises JobError."""
         with (
+            self._database(),
             SetWorkflowID(f"{self._executor}/{job_id}/{name}/{attempt}"),
             SetEnqueueOptions(queue_partition_key=name, delay_seconds=pause_seconds),
         ):
             DBOS.enqueue_workflow(self._deliver_queue, self._deliver, job_id, name, attempt)
 
+    def unused_run(self, job_id: str, run: int) -> int:
+        """The first number from `run` on that no run has had: an ended one is not run again."""
+        return self._unused(job_id, run)
+
     def unused_attempt(self, job_id: str, name: str, attempt: int) -> int:
-        """The first number from `attempt` on that no attempt has had: an ended one is not run again."""
-        while DBOS.get_workflow_status(f"{self._executor}/{job_id}/{name}/{attempt}"):
-            attempt += 1
-        return attempt
+        """The first number from `attempt` on that no attempt has had."""
+        return self._unused(f"{job_id}/{name}", attempt)
+
+    def _unused(self, what: str, number: int) -> int:
+        with self._database():
+            while DBOS.get_workflow_status(f"{self._executor}/{what}/{number}"):
+                number += 1
+        return number
 
     # --- looking back -----------------------------------------------------------------------
 
@@ -150,11 +167,12 @@ class Durable:
         """What will still run. Workflows of another version, which nobody can take up, are cancelled."""
         found = set()
         queues = [self._series_queue, self._deliver_queue]
-        for workflow in DBOS.list_workflows(status=_ACTIVE, queue_name=queues, load_output=False):
-            if workflow.app_version != VERSION:
-                DBOS.cancel_workflow(workflow.workflow_id)
-            elif workflow.input is not None:
-                found.add(tuple(str(part) for part in workflow.input["args"][:-1]))
+        with self._database():
+            for workflow in DBOS.list_workflows(status=_ACTIVE, queue_name=queues, load_output=False):
+                if workflow.app_version != VERSION:
+                    DBOS.cancel_workflow(workflow.workflow_id)
+                elif workflow.input is not None:
+                    found.add(tuple(str(part) for part in workflow.input["args"][:-1]))
         return frozenset(found)
 
     def prune(self, before: datetime) -> None:

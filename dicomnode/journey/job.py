@@ -39,6 +39,7 @@ Parcel = Literal["waiting", "sending", "delivered", "refused", "gave-up"]
 
 FINAL: Final = frozenset({"done", "undelivered", "refused", "held", "failed", "ignored", "superseded"})
 ARRIVED: Final = frozenset({"delivered", "refused", "gave-up"})
+_AGAIN: Final = ("failed", "refused", "held", "undelivered")
 _PROGRESS_SECONDS: Final = 1.0
 _REQUESTS: Final = "requests"
 _RETRY: Final = "retry-"
@@ -120,9 +121,17 @@ def read_jobs(spool_root: Path) -> list[Job]:
 
 def request_retry(spool_root: Path, job_id: str) -> None:
     """Ask the node of a spool, running or not yet, to start a job again. Raises JobError, SpoolError."""
-    if job_id not in {job.job_id for job in read_jobs(spool_root)}:
+    job = next((job for job in read_jobs(spool_root) if job.job_id == job_id), None)
+    if job is None:
         raise JobError(f"there is no job {job_id} in {spool_root}; `dicomnode status` lists them")
+    check_again(job)
     Spool(spool_root, reserve_bytes=0).write_durably(spool_root / _REQUESTS / f"{_RETRY}{job_id}")
+
+
+def check_again(job: Job) -> None:
+    """Raise JobError for a job that cannot be started again: it has its result, or has not ended."""
+    if job.status not in _AGAIN:
+        raise JobError(f"job {job.job_id} is {job.status}; only {', '.join(_AGAIN)} ones start again")
 
 
 def retry_requests(spool_root: Path) -> list[tuple[Path, str]]:
@@ -232,14 +241,21 @@ class JobBook:
                     log.error("a job is left out: %s", error)
 
     def place(self, order: Order) -> Job:
-        """Record a job durably: first what it is about, then where it stands. A known one stays as it is."""
+        """Record a job durably: first what it is about, then where it stands. A known one stays as it is.
+
+        A damaged record is made anew, for a job that is queued: what its stations and destinations left in
+        its folder is not done again, so it soon stands where it stood.
+        """
         folder = self._spool.work_folder(order.job_id)
         with self._guard:
             if not (folder / "order.json").exists():
                 self.records.write_durably(folder / "order.json", encode_record(order))
             self._index(order)
             if (folder / "job.json").exists():
-                return self.job(order.job_id)
+                try:
+                    return self.job(order.job_id)
+                except SpoolError as error:
+                    log.error("job %s: its record is made anew (%s)", order.job_id, error)
             job = Job(
                 job_id=order.job_id,
                 instances=len(order.files),
@@ -301,12 +317,18 @@ class JobBook:
                 after = replace(after, finished_at=self.now())
             return self._store(after, durable or after.final)
 
+    def note(self, job_id: str, change: Callable[[Job], Job]) -> Job:
+        """Like `update`; in memory alone while the disk takes no records. For a job that has not ended."""
+        try:
+            return self.update(job_id, change)
+        except (SpoolError, OSError):
+            return self.update(job_id, change, durable=False)
+
     def _store(self, job: Job, durable: bool) -> Job:
         job = replace(job, updated_at=self.now())
         due = time.monotonic() - self._saved_at.get(job.job_id, 0.0) >= _PROGRESS_SECONDS
         if durable or due:
-            self.records.write_durably(self._spool.work_folder(job.job_id) / "job.json", encode_record(job))
-            self._saved_at[job.job_id] = time.monotonic()
+            self._save(job, durable)
         if job.final:
             self._live.pop(job.job_id, None)
             self._saved_at.pop(job.job_id, None)
@@ -316,6 +338,16 @@ class JobBook:
             self._observe(job)
         return job
 
+    def _save(self, job: Job, durable: bool) -> None:
+        """Write a record. Raises SpoolError if `durable`; progress can wait for a disk that takes it."""
+        self._saved_at[job.job_id] = time.monotonic()
+        try:
+            self.records.write_durably(self._spool.work_folder(job.job_id) / "job.json", encode_record(job))
+        except (SpoolError, OSError) as error:
+            if durable:
+                raise
+            log.warning("job %s: where it stands cannot be written (%s)", job.job_id, error)
+
 
 def _read_job(path: Path) -> Job:
     values = read_record(path)
@@ -323,5 +355,5 @@ def _read_job(path: Path) -> Job:
         told = values.pop("destinations")
         states = tuple(DestinationState(**known(state, DestinationState)) for state in told)
         return Job(**known(values, Job), destinations=states)
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise SpoolError(f"{path}: is not the record of a job ({error}); move it out of the spool") from error

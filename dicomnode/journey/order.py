@@ -103,6 +103,8 @@ def read_record(path: Path) -> dict[str, Any]:
         raise SpoolError(f"{path}: cannot be read ({error.strerror}); is this the right spool?") from error
     except ValueError as error:
         raise SpoolError(f"{path}: is not JSON ({error}); move its folder out of the spool") from error
+    if not isinstance(values, dict):
+        raise SpoolError(f"{path}: holds no JSON object; move its folder out of the spool")
     return values
 
 

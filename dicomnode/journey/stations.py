@@ -7,7 +7,6 @@ Each station reads what the ones before it left under work/<job id>/, does one t
 What a station writes depends on nothing but the images, the model and the configuration.
 """
 
-import errno
 import hashlib
 import io
 import json
@@ -35,7 +34,7 @@ from dicomnode.dicom.series import CtSeries, read_series
 from dicomnode.engines.enhance import enhance
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.start_step import SliceFacts, StartStep
-from dicomnode.errors import DiskFull, DoseUnknown, HeldByQuality
+from dicomnode.errors import DoseUnknown, HeldByQuality
 from dicomnode.journey.delivery import MANIFEST, OUTGOING, File, Manifest
 from dicomnode.journey.job import Station
 from dicomnode.journey.matching import slice_facts
@@ -76,7 +75,7 @@ class Stations:
         )
 
     def visit(self, station: Station, order: Order, on_slice: OnSlice) -> Mapping[str, object]:
-        """Pass a station, or read what it found before. Raises SeriesRefused and other DicomnodeError."""
+        """Pass a station, or read what it found before. Raises DicomnodeError, SeriesRefused above all."""
         folder = self._spool.work_folder(order.job_id)
         mark = folder / f"{station}.json"
         if not mark.exists():
@@ -193,15 +192,10 @@ class Stations:
         if not outgoing.exists():
             making = folder / _MAKING
             shutil.rmtree(making, ignore_errors=True)
-            try:
-                self._write_objects(order, folder, making)
-                _force_to_disk(making)
-                making.rename(outgoing)
-                _force_to_disk(folder, deep=False)
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise DiskFull(f"{self._spool.root}: no space left for a result; free some") from error
-                raise
+            self._write_objects(order, folder, making)
+            _force_to_disk(making)
+            making.rename(outgoing)
+            _force_to_disk(folder, deep=False)
         (folder / _ENHANCED).unlink(missing_ok=True)
         return {"derived_series_uid": _read(outgoing / MANIFEST)["series_instance_uid"]}
 

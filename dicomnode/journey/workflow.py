@@ -4,17 +4,27 @@ A job ends in one of the states of `job.Status`, each with its reason on record;
 itself, across stops, crashes, full disks and peers that are down. `durable` keeps the queues.
 """
 
+import errno
 import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Final
 
 from dicomnode.engines.need.engine import NeedEngine
-from dicomnode.errors import AlreadyEnhanced, DicomnodeError, HeldByQuality, JobError, SeriesRefused
+from dicomnode.errors import (
+    AlreadyEnhanced,
+    DicomnodeError,
+    DiskFull,
+    HeldByQuality,
+    SeriesRefused,
+    SpoolError,
+)
 from dicomnode.journey.delivery import Delivery
 from dicomnode.journey.durable import Active, Durable
 from dicomnode.journey.job import (
@@ -25,6 +35,7 @@ from dicomnode.journey.job import (
     Observer,
     Station,
     Status,
+    check_again,
     fresh_deliveries,
     fresh_run,
     passed,
@@ -70,15 +81,20 @@ class Journey:
         self._durable = Durable(settings)
         self._stopping = threading.Event()
         self._busy = 0
-        self._busy_guard = threading.Lock()
+        self._left: Active = frozenset()
+        self._guard = threading.Lock()
 
     # --- start and stop -------------------------------------------------------------------
 
     def start(self) -> None:
         """Open the database, take up what a stop or a crash left, and begin to work. Raises JobError."""
+        for _ in self._placed(self.book.orders()):
+            pass  # damaged records are made anew before the queues open: what is in them reads the records
         self._durable.open(self._series, self._deliver)
         self.prune()
-        self._recover()
+        active = self._durable.active()
+        for job in self._placed(self.book.orders()):
+            self._take_up(job, active)
 
     def stop(self, grace_seconds: float) -> bool:
         """Let running steps end or break off, then close the database; True if nothing is left running."""
@@ -94,11 +110,11 @@ class Journey:
         self._durable.prune(self.book.clock() - timedelta(days=_KEEP_ENDED_DAYS))
 
     def _series(self, job_id: str) -> None:
-        self._guarded(job_id, lambda: self._travel(job_id), lambda reason: self._fail(job_id, reason))
+        self._guarded((job_id,), lambda: self._travel(job_id), lambda reason: self._fail(job_id, reason))
 
     def _deliver(self, job_id: str, name: str, attempt: int) -> None:
         self._guarded(
-            job_id,
+            (job_id, name),
             lambda: self._deliver_once(job_id, name, attempt),
             lambda reason: self._give_up(job_id, name, reason),
         )
@@ -122,12 +138,9 @@ class Journey:
     def retry(self, job_id: str) -> Job:
         """Start a job again that has ended without its result at every destination. Raises JobError."""
         job = self.book.job(job_id)
+        check_again(job)
         if job.status == "undelivered":
             return self._retry_delivery(job)
-        if job.status not in ("failed", "refused", "held"):
-            raise JobError(
-                f"job {job_id} is {job.status}; failed, refused, held, undelivered ones start again"
-            )
         job = self.book.update(job_id, fresh_run)
         self._durable.queue_series(job_id, job.run)
         return job
@@ -141,20 +154,53 @@ class Journey:
 
     # --- taking up what was left ------------------------------------------------------------
 
-    def _recover(self) -> None:
-        """Queue every unfinished job that the database does not know of.
+    def _placed(self, orders: Iterable[Order]) -> Iterator[Job]:
+        """The job of each order; one whose record can be neither read nor made anew keeps no other back."""
+        for order in orders:
+            try:
+                job = self.book.place(order)
+            except (SpoolError, OSError) as error:
+                log.error("job %s: cannot be taken up yet (%s)", order.job_id, error)
+                self._leave((order.job_id,))
+            else:
+                yield job
+
+    def _take_up(self, job: Job, active: Active) -> None:
+        """Queue an unfinished job that the database does not know of.
 
         The database takes up its own work; this is for what it cannot know: a crash between the record and
         the queue, steps of another version, a database that was lost or put back from a copy.
         """
-        active = self._durable.active()
-        for order in self.book.orders():
-            job = self.book.place(order)
+        try:
             if job.status == "sending":
                 self._queue_open_deliveries(job, active)
             elif not job.final and (job.job_id,) not in active:
-                job = self.book.update(job.job_id, lambda job: replace(job, run=job.run + 1))
+                run = self._durable.unused_run(job.job_id, job.run + 1)
+                job = self.book.note(job.job_id, lambda job: replace(job, run=run))
                 self._durable.queue_series(job.job_id, job.run)
+        except DicomnodeError as error:
+            log.error("job %s: cannot be taken up yet (%s)", job.job_id, error)
+            self._leave((job.job_id,))
+
+    def take_up_left(self) -> None:
+        """Queue again what broke off and could not be recorded as ended: to be called now and then."""
+        with self._guard:
+            left, self._left = self._left, frozenset()
+        if not left:
+            return
+        try:
+            active = self._durable.active() - left
+        except DicomnodeError as error:
+            log.error("%d jobs cannot be taken up yet (%s)", len(left), error)
+            self._leave(*left)
+            return
+        jobs = {job_id for job_id, *_ in left}
+        for job in self._placed(order for order in self.book.orders() if order.job_id in jobs):
+            self._take_up(job, active)
+
+    def _leave(self, *left: tuple[str, ...]) -> None:
+        with self._guard:
+            self._left |= set(left)
 
     def _queue_open_deliveries(self, job: Job, active: Active = frozenset()) -> None:
         for state in job.destinations:
@@ -184,7 +230,17 @@ class Journey:
             self._durable.queue_series(str(ending["continued_as"]), int(ending["run"]))
 
     def _visit(self, job_id: str, station: Station) -> Ending | None:
-        """Stop at one station; None when the journey goes on to the next one."""
+        """Stop at one station; None when the journey goes on. Whatever cannot be written, the job waits."""
+        try:
+            with _no_space_told(self._spool.root):
+                return self._stop_at(job_id, station)
+        except DicomnodeError as error:
+            if error.retry:
+                return self._pause(job_id, error)
+            return self._end(job_id, "failed", str(error))
+
+    def _stop_at(self, job_id: str, station: Station) -> Ending | None:
+        """Do what there is to do at a station. Raises DicomnodeError other than a refusal of the series."""
         order, job = self.book.order(job_id), self.book.job(job_id)
         if job.final:
             return {"status": job.status}
@@ -198,7 +254,7 @@ class Journey:
         try:
             found = self._stations.visit(station, order, self._progress(job_id))
         except Interrupted:
-            self.book.update(job_id, lambda job: replace(job, starts={}))
+            self.book.note(job_id, lambda job: replace(job, starts={}))
             raise
         except HeldByQuality as held:
             return self._end(job_id, "held", str(held), held.rule)
@@ -207,8 +263,6 @@ class Journey:
         except SeriesRefused as refusal:
             self._keep_refusal(order, refusal)
             return self._end(job_id, "refused", str(refusal), refusal.rule)
-        except DicomnodeError as error:
-            return self._pause(job_id, error) if error.retry else self._end(job_id, "failed", str(error))
         self.book.update(job_id, lambda job: passed(job, station, found), durable=False)
         return None
 
@@ -254,7 +308,7 @@ class Journey:
 
     def _pause(self, job_id: str, error: DicomnodeError) -> Ending:
         """Something that may pass, such as a full disk: another run later, for as long as it takes."""
-        job = self.book.update(
+        job = self.book.note(
             job_id,
             lambda job: replace(job, status="waiting", reason=str(error), starts={}, run=job.run + 1),
         )
@@ -281,7 +335,11 @@ class Journey:
             self._end(job_id, "superseded", _MORE_CAME)
         names = [destination.name for destination in self._settings.destinations]
         job = self.book.update(job_id, lambda job: sending(job, names))
-        return [[state.name, state.attempts + 1] for state in job.destinations if state.state not in ARRIVED]
+        return [
+            [state.name, self._durable.unused_attempt(job_id, state.name, state.attempts + 1)]
+            for state in job.destinations
+            if state.state not in ARRIVED
+        ]
 
     # --- delivery ---------------------------------------------------------------------------
 
@@ -292,6 +350,14 @@ class Journey:
 
     def _attempt(self, job_id: str, name: str, attempt: int) -> float | None:
         """Try once; return the pause before the next attempt, or None when there is none."""
+        try:
+            with _no_space_told(self._spool.root):
+                return self._attempt_once(job_id, name, attempt)
+        except DiskFull as error:
+            log.warning("job %s: %s waits %.0f s (%s)", job_id, name, _FIRST_PAUSE_SECONDS, error)
+            return _FIRST_PAUSE_SECONDS
+
+    def _attempt_once(self, job_id: str, name: str, attempt: int) -> float | None:
         if self._stopping.is_set():
             raise Interrupted
         job = self.book.job(job_id)
@@ -332,16 +398,37 @@ class Journey:
 
     # --- the one net under everything ---------------------------------------------------------
 
-    def _guarded(self, job_id: str, body: Callable[[], None], on_error: Callable[[str], None]) -> None:
-        with self._busy_guard:
+    def _guarded(
+        self, what: tuple[str, ...], body: Callable[[], None], on_error: Callable[[str], None]
+    ) -> None:
+        with self._guard:
             self._busy += 1
         try:
             body()
         except Exception as error:
             if self._stopping.is_set():
                 raise Interrupted from error
-            log.exception("job %s: an error of the program", job_id)
-            on_error(f"{type(error).__name__}: an error of the program; the log has its traceback")
+            log.exception("job %s: an error of the program", what[0])
+            self._told(what, on_error, error)
         finally:
-            with self._busy_guard:
+            with self._guard:
                 self._busy -= 1
+
+    def _told(self, what: tuple[str, ...], on_error: Callable[[str], None], error: Exception) -> None:
+        """Put an error on record; what cannot be recorded is tried again rather than forgotten."""
+        try:
+            on_error(f"{type(error).__name__}: an error of the program; the log has its traceback")
+        except (DicomnodeError, OSError) as trouble:
+            log.error("job %s: its end cannot be recorded (%s); it is taken up again", what[0], trouble)
+            self._leave(what)
+
+
+@contextmanager
+def _no_space_told(root: Path) -> Iterator[None]:
+    """A full disk as DiskFull, wherever in the work it shows."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"{root}: no space left on the device; free some space") from error
+        raise

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ METHODS = ("input", "enhanced", "nlm", "tv")
 FIGURES = ("psnr_db", "ssim", "rmse_hu", "bias_hu", "noise_hu")
 SPAN_HU = (-1000.0, 1000.0)
 POSITION_TOLERANCE_MM = 0.05
+SHIPPED = Path(__file__).resolve().parents[2] / "models"
 
 Image = NDArray[np.float32]
 
@@ -46,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pairs.add_argument("low", type=Path, metavar="LOW_DIR")
     pairs.add_argument("full", type=Path, metavar="FULL_DIR")
     pairs.add_argument("--model", default="need-small")
-    pairs.add_argument("--models", type=Path, default=Path("models"), help="folder of model folders")
+    pairs.add_argument("--models", type=Path, default=SHIPPED, help="folder of model folders")
     pairs.add_argument("--device", default="auto")
     pairs.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures here too")
 
@@ -60,6 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
     report = summarise(scores)
     for kernel, figures in report["kernels"].items():
         console.print(table(kernel, figures))
+    if len(report["kernels"]) > 1:
+        console.print(table("all", report))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
     return 0
@@ -160,31 +164,36 @@ def total_variation(image: Image, sigma_hu: float) -> Image:
     return out.astype(np.float32)
 
 
-def summarise(scores: Sequence[Score]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """Means over the slices of each kernel, and over all.
+def summarise(scores: Sequence[Score]) -> dict[str, Any]:
+    """Means over all slices, and over those of each kernel.
 
-    {"kernels": {kernel: {figure: {method: value}}}}.
+    {figure: {method: value}, "slices": count, "kernels": {kernel: {the same}}}
     """
     groups: dict[str, list[Score]] = defaultdict(list)
     for s in scores:
         groups[s.kernel].append(s)
-    if len(groups) > 1:
-        groups["all"] = list(scores)
-    kernels = {}
-    for kernel, members in groups.items():
-        kernels[kernel] = {
-            f: {m: float(np.nanmean([s.values[f][m] for s in members])) for m in METHODS} for f in FIGURES
-        }
-        kernels[kernel]["slices"] = {"count": float(len(members))}
-    return {"kernels": kernels}
+    kernels = {kernel: _means(members) for kernel, members in sorted(groups.items())}
+    return {**_means(scores), "kernels": kernels}
 
 
-def table(kernel: str, figures: dict[str, dict[str, float]]) -> Table:
+def _means(scores: Sequence[Score]) -> dict[str, Any]:
+    figures = {f: {m: _mean([s.values[f][m] for s in scores]) for m in METHODS} for f in FIGURES}
+    return {**figures, "slices": len(scores)}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    """None, not NaN, where no slice has the figure: JSON knows no NaN."""
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.mean(known)) if known else None
+
+
+def table(kernel: str, figures: dict[str, Any]) -> Table:
     """The figures of one kernel for the terminal."""
-    out = Table("", *METHODS, title=f"{kernel}, {figures['slices']['count']:.0f} slices")
+    out = Table("", *METHODS, title=f"{kernel}, {figures['slices']} slices")
     for figure in FIGURES:
         digits = 4 if figure == "ssim" else 2
-        out.add_row(figure, *(f"{figures[figure][m]:.{digits}f}" for m in METHODS))
+        values = (figures[figure][m] for m in METHODS)
+        out.add_row(figure, *("-" if v is None else f"{v:.{digits}f}" for v in values))
     return out
 
 

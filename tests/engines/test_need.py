@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dicomnode.engines.bounds import CAP, LEAST_CAP_HU, WINDOW_PX, bounded
+from dicomnode.engines.bounds import bounded
 from dicomnode.engines.need import dgdiff, spdiff
 from dicomnode.engines.start_step import PhotonSchedule, StartStep
 from dicomnode.engines.unet import UNet, UNetShape
@@ -104,29 +104,37 @@ def test_bound_passes_noise_and_keeps_the_mean() -> None:
     noise = noise_image(0)
     low_dose = noise + 40.0
     out = bounded(low_dose, low_dose - noise - 7.0)
-    assert float(out.std()) < 0.35 * float(low_dose.std())
-    assert float((out - low_dose).mean()) == pytest.approx(0.0, abs=0.2)
+    assert float(out.std()) < 0.4 * float(low_dose.std())
+    assert abs(float((out - low_dose).mean())) < 0.8  # of the 7 HU that were proposed
 
 
-def test_bound_protects_what_stands_out() -> None:
-    """A dot that an engine would remove survives for the most part; noise around it still goes."""
-    noise = noise_image(1) * 0.3
-    dot = torch.zeros_like(noise)
-    dot[0, 63:66, 63:66] = 300.0
-    out = bounded(noise + dot, torch.zeros_like(noise))
-    assert float(out[0, 64, 64]) > 0.3 * 300.0
+def disc(radius_px: float, side: int = 128) -> Tensor:
+    y, x = torch.meshgrid(*2 * [torch.arange(side) - side / 2], indexing="ij")
+    return (torch.hypot(x, y) < radius_px).float()[None]
 
 
-def test_correction_never_exceeds_the_cap() -> None:
-    low_dose, proposed = noise_image(2), noise_image(3) * 2
-    change = (bounded(low_dose, proposed) - low_dose)[0]
-    local = nn.functional.avg_pool2d(
-        nn.functional.pad((proposed - low_dose)[None] ** 2, (WINDOW_PX // 2,) * 4, mode="reflect"),
-        WINDOW_PX,
-        stride=1,
-    ).sqrt()[0, 0]
-    # the cap is taken after the slow part is gone, which can only lower it
-    assert bool((change.abs() <= (CAP * local * 1.3).clamp(min=LEAST_CAP_HU) + 1e-3).all())
+@pytest.mark.parametrize("radius_px", [1.5, 3.0, 6.0, 10.0])
+def test_what_stands_out_is_not_erased(radius_px: float) -> None:
+    """An engine that takes away all noise, and with it a disc of ten deviations of the noise."""
+    noise, spot = noise_image(1) * 0.33, disc(radius_px)
+    contrast = 10.0 * float(noise.std())
+    low_dose = noise + contrast * spot
+    out = bounded(low_dose, torch.zeros_like(noise))
+    assert float((out * spot).sum() / spot.sum()) > 0.5 * contrast
+
+
+@pytest.mark.parametrize("radius_px", [1.5, 3.0, 6.0, 10.0])
+def test_what_is_not_there_is_not_invented(radius_px: float) -> None:
+    noise, spot = noise_image(1) * 0.33, disc(radius_px)
+    contrast = 10.0 * float(noise.std())
+    out = bounded(noise, contrast * spot)
+    assert float((out * spot).sum() / spot.sum()) < 0.5 * contrast
+
+
+def test_any_size_is_bounded() -> None:
+    for shape in ((1, 4, 4), (1, 7, 300), (2, 64, 3)):
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 40
+        assert torch.isfinite(bounded(x, torch.zeros(shape))).all()
 
 
 def test_inputs_are_in_units_of_the_noise() -> None:

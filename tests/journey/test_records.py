@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicomnode.errors import JobError
+from dicomnode.errors import DiskFull, JobError, SpoolError
 from dicomnode.journey.delivery import pause_before
 from dicomnode.journey.job import (
     DestinationState,
@@ -93,6 +93,37 @@ def test_a_record_survives_and_a_broken_one_hides_no_other(
     assert read_jobs(tmp_path) == [job]
     assert list(JobBook(spool).orders()) == [order]
     assert "left out" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["", "null", "[]", '{"half": ', '{"destinations": [3]}', "{}"])
+def test_a_damaged_record_is_made_anew_from_its_order(tmp_path: Path, damage: str) -> None:
+    spool = Spool(tmp_path, 0)
+    store(spool, "1.1", b"pixels")
+    order = order_of(spool, "1.1")
+    job = JobBook(spool).place(order)
+    (tmp_path / "work" / order.job_id / "job.json").write_text(damage)
+    book = JobBook(spool)
+    with pytest.raises(SpoolError):
+        book.job(order.job_id)
+    anew = book.place(order)
+    assert (anew.status, anew.instances, anew.job_id) == ("queued", 1, job.job_id)
+    assert read_jobs(tmp_path) == [anew]
+
+
+def test_what_the_disk_does_not_take_is_kept_in_mind_until_it_does(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, 0)
+    store(spool, "1.1", b"pixels")
+    book = JobBook(spool)
+    job_id = book.place(order_of(spool, "1.1")).job_id
+    book.records.reserve_bytes = 2**62
+    with pytest.raises(DiskFull):
+        book.update(job_id, lambda job: replace(job, status="failed"))
+    assert book.job(job_id).status == "queued"
+    book.note(job_id, lambda job: replace(job, status="waiting"))
+    assert (book.job(job_id).status, read_jobs(tmp_path)[0].status) == ("waiting", "queued")
+    book.records.reserve_bytes = 0
+    book.note(job_id, lambda job: replace(job, run=2))
+    assert [(job.status, job.run) for job in read_jobs(tmp_path)] == [("waiting", 2)]
 
 
 def test_progress_is_told_at_once_and_written_when_it_is_due(tmp_path: Path) -> None:

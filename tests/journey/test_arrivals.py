@@ -1,0 +1,144 @@
+"""Journeys of what arrives in unusual ways: interleaved, as one multi-frame object, with broken pixels."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.sequence import Sequence as DicomSequence
+from pydicom.uid import EnhancedCTImageStorage, JPEG2000Lossless, JPEGLSLossless, RLELossless
+
+from dicomnode.engines.need.engine import NeedEngine
+from dicomnode.network.receive import ReceivedInstance
+from dicomnode.node import Node
+from tests.journey.scene import (
+    Pacs,
+    decoded,
+    low_dose_series,
+    send_to,
+    settings_for,
+    wait_for_jobs,
+    wait_until,
+)
+from tests.makers import make_series
+
+
+def test_two_series_interleaved_on_one_association_are_two_complete_results(
+    tmp_path: Path, pacs: Pacs, engine: NeedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = low_dose_series(tmp_path / "one", slices=6, seed=1)
+    two = low_dose_series(tmp_path / "two", slices=6, seed=2)
+    came: list[tuple[str, str]] = []
+    ended: list[frozenset[str]] = []
+    stored, closed = Node._on_stored, Node._on_association_end
+
+    def on_stored(node: Node, received: ReceivedInstance) -> None:
+        came.append((received.series_instance_uid, received.sop_instance_uid))
+        stored(node, received)
+
+    def on_end(node: Node, outcome, series_uids: frozenset[str]) -> None:
+        ended.append(series_uids)
+        closed(node, outcome, series_uids)
+
+    monkeypatch.setattr(Node, "_on_stored", on_stored)
+    monkeypatch.setattr(Node, "_on_association_end", on_end)
+    with Node(settings_for(tmp_path, pacs.port), engine=engine) as node:
+        mixed = [path for pair in zip(one, two, strict=True) for path in pair]
+        assert len(send_to(node.port, mixed, associations=1).sent) == 12
+        jobs = wait_for_jobs(node, 2)
+
+    headers = [dcmread(path, stop_before_pixels=True) for path in mixed]
+    assert came == [(header.SeriesInstanceUID, header.SOPInstanceUID) for header in headers], "interleaved"
+    assert ended == [frozenset(header.SeriesInstanceUID for header in headers)], "on one association"
+    assert [(job.status, job.instances, job.generation) for job in jobs] == [("done", 6, 0)] * 2
+    results = [decoded(pacs.kept()[uid]) for uid in pacs.images()]
+    sources = {(header.SeriesInstanceUID, header.SOPInstanceUID) for header in headers}
+    made = {job.derived_series_uid: job.source_series_uid for job in jobs}
+    assert {
+        (made[result.SeriesInstanceUID], result.SourceImageSequence[0].ReferencedSOPInstanceUID)
+        for result in results
+    } == sources, "each result has the images of its own series, and all of them"
+    assert (len(results), len(made), len(pacs.reports())) == (12, 2, 2)
+
+
+def as_enhanced_ct(frames: int) -> Callable[[Dataset, int], None]:
+    """Makes of a CT image one multi-frame Enhanced CT object (PS3.3 A.38)."""
+
+    def change(data: Dataset, index: int) -> None:
+        data.SOPClassUID = EnhancedCTImageStorage
+        data.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+        data.NumberOfFrames = frames
+        data.PixelData = data.PixelData * frames
+        orientation, measures = Dataset(), Dataset()
+        orientation.ImageOrientationPatient = data.ImageOrientationPatient
+        measures.PixelSpacing, measures.SliceThickness = data.PixelSpacing, data.SliceThickness
+        shared = Dataset()
+        shared.PlaneOrientationSequence = DicomSequence([orientation])
+        shared.PixelMeasuresSequence = DicomSequence([measures])
+        data.SharedFunctionalGroupsSequence = DicomSequence([shared])
+        groups = []
+        for frame in range(frames):
+            position, group = Dataset(), Dataset()
+            position.ImagePositionPatient = ["0", "0", str(3 * frame)]
+            group.PlanePositionSequence = DicomSequence([position])
+            groups.append(group)
+        data.PerFrameFunctionalGroupsSequence = DicomSequence(groups)
+        for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
+            delattr(data, keyword)
+
+    return change
+
+
+def test_an_enhanced_ct_object_is_kept_and_refused_and_the_next_series_is_done(
+    tmp_path: Path, pacs: Pacs, engine: NeedEngine
+) -> None:
+    settings = settings_for(tmp_path, pacs.port)
+    paths = make_series(tmp_path / "multi-frame", slices=1, change=as_enhanced_ct(8))
+    assert dcmread(paths[0]).pixel_array.shape[0] == 8
+    with Node(settings, engine=engine) as node:
+        assert len(send_to(node.port, paths).sent) == 1
+        wait_until(lambda: node.jobs(), told=node.jobs)
+        send_to(node.port, low_dose_series(tmp_path / "next"))
+        jobs = {job.instances: job for job in wait_for_jobs(node, 2)}
+    assert (jobs[1].status, jobs[1].rule) == ("refused", "not-ct")
+    assert "Enhanced" in (jobs[1].reason or "")
+    assert jobs[5].status == "done"
+    assert len(pacs.images()) == 5
+    classes = {
+        str(dcmread(path, specific_tags=["SOPClassUID"]).SOPClassUID): path
+        for path in (settings.node.spool / "incoming").glob("*/*.dcm")
+    }
+    kept = dcmread(classes[EnhancedCTImageStorage])
+    assert np.array_equal(kept.pixel_array, dcmread(paths[0]).pixel_array), "refused is not lost"
+
+
+def cut(codestream: bytes) -> bytes:
+    return codestream[: len(codestream) // 2 & ~1]
+
+
+def blank(codestream: bytes) -> bytes:
+    return bytes(len(codestream))
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
+@pytest.mark.parametrize("damage", [cut, blank])
+def test_a_corrupt_codestream_is_refused_by_name_and_the_node_goes_on(
+    tmp_path: Path, pacs: Pacs, engine: NeedEngine, syntax: str, damage: Callable[[bytes], bytes]
+) -> None:
+    settings = settings_for(tmp_path, pacs.port)
+    paths = low_dose_series(tmp_path / "corrupt", slices=4, transfer_syntax=syntax)
+    data = dcmread(paths[2])
+    (codestream,) = generate_frames(data.PixelData, number_of_frames=1)
+    data.PixelData = encapsulate([damage(codestream)])
+    data.save_as(paths[2], enforce_file_format=True)
+    with Node(settings, engine=engine) as node:
+        assert len(send_to(node.port, paths).sent) == 4, "the receiver does not look at pixels"
+        wait_until(lambda: node.jobs(), told=node.jobs)
+        send_to(node.port, low_dose_series(tmp_path / "next", slices=3, seed=9, transfer_syntax=syntax))
+        jobs = {job.instances: job for job in wait_for_jobs(node, 2)}
+    assert (jobs[4].status, jobs[4].rule) in {("refused", "undecodable"), ("refused", "broken-instance")}
+    assert jobs[3].status == "done"
+    assert len(pacs.images()) == 3
