@@ -6,20 +6,25 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
+from dicomnode.physics.size import body_mask
+
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 WINDOWS_HU = {"soft tissue (40 / 400 HU)": (40.0, 400.0), "lung (-600 / 1500 HU)": (-600.0, 1500.0)}
 REMOVED_HU = 80.0
+MARGIN_PX = 12
 COLUMNS = ("original, normal dose", "low dose", "enhanced", "removed (low dose - enhanced)")
 
 Image = NDArray[np.float32]
 
 
 def draw(original: Image, low_dose: Image, enhanced: Image, path: Path, title: str) -> None:
-    """Write the comparison of one slice, all HU [row, column], as PNG."""
+    """Write the comparison of one slice, all HU [row, column], as PNG, cut to the patient."""
+    cut = _around(original)
+    original, low_dose, enhanced = original[cut], low_dose[cut], enhanced[cut]
     figure, axes = plt.subplots(
-        len(WINDOWS_HU), 4, figsize=(18, 9.6), facecolor="black", layout="constrained"
+        len(WINDOWS_HU), 4, figsize=(18, 8.2), facecolor="black", layout="constrained"
     )
     figure.suptitle(title, color="white", fontsize=13)
     for row, (name, (centre, width)) in zip(axes, WINDOWS_HU.items(), strict=True):
@@ -35,3 +40,15 @@ def draw(original: Image, low_dose: Image, enhanced: Image, path: Path, title: s
             axis.set_axis_off()
     figure.savefig(path, dpi=110, facecolor="black")
     plt.close(figure)
+
+
+def _around(image: Image) -> tuple[slice, slice]:
+    """Rows and columns of the patient, with a margin; the whole slice where there is none."""
+    inside = body_mask(image[None])[0]
+    if not inside.any():
+        return slice(None), slice(None)
+    spans = []
+    for axis in (1, 0):
+        found = np.flatnonzero(inside.any(axis=axis))
+        spans.append(slice(max(0, int(found[0]) - MARGIN_PX), int(found[-1]) + MARGIN_PX))
+    return spans[0], spans[1]

@@ -316,7 +316,7 @@ def _write(
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     k = len(enhanced) // 2
     rmse = report["rmse_hu"]
-    title = f"slice {k + 1} of {len(enhanced)}: RMSE {rmse['before']} -> {rmse['after']} HU"
+    title = f"slice {k + 1} of {len(enhanced)}; over all slices RMSE {rmse['before']} -> {rmse['after']} HU"
     draw(original.hounsfield[k], scan.hounsfield[k], enhanced[k], out / "before-after.png", title)
 
 

@@ -18,8 +18,8 @@ STARVED_VARIANCE = 1.0
 
 LIFTED_PER_PX = 0.04
 
-SCANNER = ParallelBeam(512, 984, 1440, 0.52, start_rad=0.0011)
-"""The scanner that low-dose scans are made with where none is given: 984 views a turn, as GE's have."""
+SCANNER = ParallelBeam(512, 800, 1440, 0.52, start_rad=0.0011)
+"""The scanner of low-dose scans where none is given: as many views as 512 pixels need, pi / 2 x 512."""
 
 
 @dataclass(frozen=True)
