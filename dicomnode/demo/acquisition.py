@@ -20,7 +20,7 @@ from dicomnode.dicom.dose import read_dose
 from dicomnode.dicom.series import CtSeries
 from dicomnode.engines.enhance import Observer
 from dicomnode.errors import DoseUnknown
-from dicomnode.physics.noise import NoiseReading, measure_added_noise, measure_noise
+from dicomnode.physics.noise import NoiseReading, measure_added_noise, measure_noise, noise_ratio
 from dicomnode.physics.photons import normal_ctdivol_mgy, photons_from_noise
 from dicomnode.physics.simulation import Kernel, simulate_noise
 from dicomnode.physics.size import water_equivalent_diameter_mm
@@ -120,8 +120,9 @@ def _noise_like(
         if on_slice:
             on_slice("scan", k + 1, len(noise))
     # the photons are good to some 15 %; the noise the series shows says exactly how much is missing
-    missing_hu = reading.std_hu * (1.0 / scan.fraction - 1.0) ** 0.5
-    noise *= missing_hu / measure_added_noise(noise, hounsfield, scan.pixel_mm).std_hu
+    ratio = noise_ratio(noise, hounsfield, scan.pixel_mm)
+    if ratio:
+        noise *= (1.0 / scan.fraction - 1.0) ** 0.5 / ratio
     return noise
 
 

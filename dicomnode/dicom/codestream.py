@@ -47,8 +47,10 @@ class FrameSize:
 def frame_size(codestream: bytes, transfer_syntax: str) -> FrameSize | None:
     """The size a codestream declares; None for syntaxes that declare none (native, RLE).
 
-    :raises BrokenInstance: the front of the codestream cannot be read.
+    :raises BrokenInstance: the front of the codestream cannot be read, or its end is missing.
     """
+    if transfer_syntax in JPEG_FAMILY | JPEG2000_FAMILY:
+        _check_end(codestream)
     try:
         if transfer_syntax in JPEG2000_FAMILY:
             return _jpeg2000_size(codestream)
@@ -57,6 +59,15 @@ def frame_size(codestream: bytes, transfer_syntax: str) -> FrameSize | None:
     except IndexError as error:
         raise BrokenInstance("the compressed pixel data end inside their header") from error
     return None
+
+
+def _check_end(codestream: bytes) -> None:
+    """End of image (ISO/IEC 10918-1 B.1.1.3) or of codestream (15444-1 A.4.4): both FFD9.
+
+    The JPEG decoders fill up what was cut off with invented pixels and say nothing. Padding may follow.
+    """
+    if not codestream.rstrip(b"\0").endswith(b"\xff\xd9"):
+        raise BrokenInstance("the compressed pixel data are cut off: they have no end marker")
 
 
 def _jpeg2000_size(codestream: bytes) -> FrameSize:

@@ -61,6 +61,30 @@ def measure_added_noise(
     return NoiseReading(max(float(inside.std()), 1e-3), 0.4, 0)
 
 
+def noise_ratio(
+    added_hu: NDArray[np.float32], hounsfield: NDArray[np.float32], pixel_mm: float, *, most_slices: int = 24
+) -> float | None:
+    """Standard deviation of added noise over that of the noise an image has, in the same windows.
+
+    Both HU [slice, row, column]. The windows are those of `hounsfield` alone that are near its global noise
+    level, so the answer does not depend on which windows the sum would choose. None without such windows.
+    """
+    count = min(most_slices, len(hounsfield))
+    chosen = np.unique(np.linspace(0, len(hounsfield) - 1, count).round().astype(int))
+    fields = [_local_fields(hounsfield[k], pixel_mm) for k in chosen]
+    reading = _read(fields)
+    if reading is None:
+        return None
+    own, added = 0.0, 0.0
+    for k, field in zip(chosen, fields, strict=True):
+        near = _votes(field, SOFT_TISSUE_WIDE_HU) & (
+            np.abs(field.std_hu - reading.std_hu) < 0.3 * reading.std_hu
+        )
+        own += float(np.sum(field.std_hu[near].astype(np.float64) ** 2))
+        added += float(np.sum(_local_fields(added_hu[k], pixel_mm).std_hu[near].astype(np.float64) ** 2))
+    return (added / own) ** 0.5 if own > 0 else None
+
+
 def measure_noise_along(
     hounsfield: NDArray[np.float32], pixel_mm: float, *, reach: int = 2
 ) -> list[NoiseReading | None]:

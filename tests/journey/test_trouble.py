@@ -124,6 +124,7 @@ def test_a_failure_that_cannot_be_recorded_is_not_forgotten(
     assert "ZeroDivisionError" in (job.reason or "")
 
 
+@pytest.mark.slow
 def test_damaged_records_stop_no_node_and_lose_no_job(
     tmp_path: Path, pacs: Pacs, engine: NeedEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
