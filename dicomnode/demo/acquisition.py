@@ -120,7 +120,7 @@ def _noise_like(
         if on_slice:
             on_slice("scan", k + 1, len(noise))
     # the photons are good to some 15 %; the noise the series shows says exactly how much is missing
-    ratio = noise_ratio(noise, hounsfield, scan.pixel_mm)
+    ratio = noise_ratio(noise, hounsfield)
     if ratio:
         noise *= (1.0 / scan.fraction - 1.0) ** 0.5 / ratio
     return noise
