@@ -66,6 +66,7 @@ def test_a_missing_model_stops_the_start_before_the_port_opens(tmp_path: Path) -
         node.start()
 
 
+@pytest.mark.slow
 def test_only_jobs_that_ended_badly_start_again(tmp_path: Path, pacs: Pacs) -> None:
     with Node(settings_for(tmp_path, pacs.port), engine=ENGINE) as node:
         send_to(node.port, low_dose_series(tmp_path / "in"))
@@ -78,6 +79,7 @@ def test_only_jobs_that_ended_badly_start_again(tmp_path: Path, pacs: Pacs) -> N
             request_retry(tmp_path / "spool", "nobody")
 
 
+@pytest.mark.slow
 def test_retry_refuses_what_the_node_would_refuse(
     tmp_path: Path, pacs: Pacs, capsys: pytest.CaptureFixture[str]
 ) -> None:

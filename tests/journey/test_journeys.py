@@ -72,6 +72,7 @@ def test_the_same_series_again_is_the_same_result(tmp_path: Path, pacs: Pacs, en
     assert len(pacs.asked) == 2 * asked
 
 
+@pytest.mark.slow
 def test_images_that_come_late_make_a_new_result_of_all_images(
     tmp_path: Path, pacs: Pacs, engine: NeedEngine
 ) -> None:
@@ -88,6 +89,7 @@ def test_images_that_come_late_make_a_new_result_of_all_images(
     assert len(pacs.reports()) == 2
 
 
+@pytest.mark.slow
 def test_a_destination_that_is_down_gets_it_later_and_delays_no_other(
     tmp_path: Path, pacs: Pacs, engine: NeedEngine
 ) -> None:
@@ -105,6 +107,7 @@ def test_a_destination_that_is_down_gets_it_later_and_delays_no_other(
     assert late.kept() == pacs.kept()
 
 
+@pytest.mark.slow
 def test_a_result_that_could_not_leave_gives_way_to_the_one_with_more_images(
     tmp_path: Path, pacs: Pacs, engine: NeedEngine
 ) -> None:
@@ -122,6 +125,7 @@ def test_a_result_that_could_not_leave_gives_way_to_the_one_with_more_images(
     assert len(pacs.images()) == 5
 
 
+@pytest.mark.slow
 def test_what_was_stored_before_a_peer_ran_full_is_not_sent_again(
     tmp_path: Path, pacs: Pacs, engine: NeedEngine
 ) -> None:
@@ -296,6 +300,7 @@ class Slow(NeedEngine):
         return super().refine(prior, low_dose, starts)
 
 
+@pytest.mark.slow
 def test_an_orderly_stop_loses_no_work_and_counts_as_no_crash(
     tmp_path: Path, pacs: Pacs, engine: NeedEngine
 ) -> None:
@@ -315,6 +320,7 @@ def test_an_orderly_stop_loses_no_work_and_counts_as_no_crash(
     assert len(pacs.images()) == 12
 
 
+@pytest.mark.slow
 def test_a_job_that_waited_while_the_configuration_changed_and_changed_back_is_done_once(
     tmp_path: Path, pacs: Pacs, engine: NeedEngine
 ) -> None:
