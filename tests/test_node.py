@@ -187,7 +187,8 @@ def test_the_light_commands_import_no_torch(tmp_path: Path) -> None:
     config = write_config(settings_for(tmp_path), tmp_path)
     script = (
         "import sys; from dicomnode.__main__ import main; "
-        f"main(['status', '--config', {config!r}]); sys.exit('torch' in sys.modules)"
+        f"print(main(['status', '--config', {config!r}]), 'torch' in sys.modules)"
     )
     (tmp_path / "spool").mkdir()
-    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    said = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert said.splitlines()[-1] == "0 False"

@@ -17,6 +17,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from dicomnode.dicom.dose import read_dose
+from dicomnode.dicom.pixels import restore, to_stored
 from dicomnode.dicom.series import CtSeries
 from dicomnode.engines.enhance import Observer
 from dicomnode.errors import DoseUnknown
@@ -143,7 +144,10 @@ def _write(
     dataset.SeriesNumber = int(dataset.get("SeriesNumber") or 0) + 1
     dataset.SeriesDescription = f"Simulated, {100 * fraction:g} % dose"
     _write_dose(dataset, fraction)
-    dataset.PixelData = _stored(series, k, hounsfield).tobytes()
+    padding = None if series.padding is None else series.padding[k]
+    header = series.headers[k]
+    stored = restore(header, to_stored(header, hounsfield), series.stored[k], padding)
+    dataset.PixelData = stored.astype(stored.dtype.newbyteorder("<")).tobytes()
     dataset["PixelData"].VR = "OW"
     path = folder / f"{k:04d}.dcm"
     dataset.save_as(path, enforce_file_format=True)
@@ -153,14 +157,16 @@ def _write(
 def _write_dose(dataset: Dataset, fraction: float) -> None:
     """mA, Exposure and CTDIvol of the lower dose.
 
-    The first two are scaled, the third is read from them if absent.
+    The first two are scaled, the third is read from them if absent. An Exposure that does not fit the other
+    exposure tags, as old GE scanners write it, becomes mA x time: a share of it would be no better.
     """
+    exposure_is_readable = read_dose([dataset]).mean_mas is not None
     if dataset.get("XRayTubeCurrent"):
         dataset.XRayTubeCurrent = round(float(dataset.XRayTubeCurrent) * fraction)
-    if dataset.get("XRayTubeCurrent") and dataset.get("ExposureTime"):
-        dataset.Exposure = round(float(dataset.XRayTubeCurrent) * float(dataset.ExposureTime) / 1000.0)
-    elif dataset.get("Exposure"):
+    if dataset.get("Exposure") and exposure_is_readable:
         dataset.Exposure = round(float(dataset.Exposure) * fraction)
+    elif dataset.get("XRayTubeCurrent") and dataset.get("ExposureTime"):
+        dataset.Exposure = round(float(dataset.XRayTubeCurrent) * float(dataset.ExposureTime) / 1000.0)
     if dataset.get("CTDIvol"):
         dataset.CTDIvol = float(dataset.CTDIvol) * fraction
         return
@@ -175,15 +181,3 @@ def _write_dose(dataset: Dataset, fraction: float) -> None:
         item = Dataset()
         item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = phantom.value, "DCM", phantom.meaning
         dataset.CTDIPhantomTypeCodeSequence = DicomSequence([item])
-
-
-def _stored(series: CtSeries, k: int, hounsfield: NDArray[np.float32]) -> NDArray[np.int16 | np.uint16]:
-    header, original = series.headers[k], series.stored[k]
-    slope, intercept = float(header.RescaleSlope), float(header.RescaleIntercept)
-    bits, signed = int(header.BitsStored), int(header.PixelRepresentation) == 1
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    values: NDArray[np.int16 | np.uint16]
-    values = np.clip(np.rint((hounsfield - intercept) / slope), low, high).astype(original.dtype)
-    if series.padding is not None:
-        values = np.where(series.padding[k], original, values).astype(original.dtype)
-    return values

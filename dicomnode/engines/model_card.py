@@ -80,7 +80,6 @@ class ModelCard(_Part):
     projection: Network
     image: Network
     recipe: dict[str, str] = {}
-    figures: dict[str, dict[str, float]] = {}
 
     @property
     def weights_digest(self) -> str:

@@ -16,8 +16,9 @@ from typing import Final
 
 from dicomnode.errors import DeliveryInterrupted, DicomnodeError, NetworkError
 from dicomnode.journey.job import DestinationState, Parcel
+from dicomnode.network.requestor import Patience
 from dicomnode.network.send import send_files
-from dicomnode.settings import Destination, Retry
+from dicomnode.settings import Destination, Retry, Settings
 from dicomnode.spool import Spool
 
 OUTGOING: Final = "outgoing"
@@ -64,10 +65,11 @@ def read_manifest(outgoing: Path) -> Manifest:
 class Delivery:
     """The way of one result to one destination."""
 
-    def __init__(self, spool: Spool, job_id: str, destination: Destination, calling_ae: str) -> None:
+    def __init__(self, spool: Spool, job_id: str, destination: Destination, settings: Settings) -> None:
         self._spool = spool
         self._destination = destination
-        self._calling_ae = calling_ae
+        self._calling_ae = settings.node.ae_title
+        self._patience = Patience.configured(settings.network)
         folder = spool.work_folder(job_id)
         self._outgoing = folder / OUTGOING
         self._ledger_path = folder / f"delivery-{destination.name}.json"
@@ -99,7 +101,10 @@ class Delivery:
             return
         try:
             delivery = send_files(
-                [self._outgoing / file.path for file in unanswered], self._destination, self._calling_ae
+                [self._outgoing / file.path for file in unanswered],
+                self._destination,
+                self._calling_ae,
+                patience=self._patience,
             )
         except DeliveryInterrupted as interruption:
             self._note(interruption.sent, interruption.refused)

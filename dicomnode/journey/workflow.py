@@ -385,7 +385,7 @@ class Journey:
         return pause_seconds
 
     def _delivery(self, job_id: str, destination: Destination) -> Delivery:
-        return Delivery(self.book.records, job_id, destination, self._settings.node.ae_title)
+        return Delivery(self.book.records, job_id, destination, self._settings)
 
     def _give_up(self, job_id: str, name: str, reason: str) -> None:
         state = self.book.job(job_id).destination(name) or DestinationState(name)

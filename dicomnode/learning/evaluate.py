@@ -98,9 +98,10 @@ def match_pairs(low: Path, full: Path) -> list[Pair]:
     noisier of two slices at one place is then the low one. Raises TrainingError where nothing matches.
     """
     if low.resolve() == full.resolve():
-        twins = (_with_kernel(here, one) for here in _by_place(_read(low)).values() for one in here)
-        pairs = [pair for two in twins if len(two) == 2 for pair in [_by_noise(two)]]
-        pairs = list({id(pair.low): pair for pair in pairs}.values())
+        groups: dict[tuple[Place, str], list[CtSeries]] = defaultdict(list)
+        for piece in _read(low):
+            groups[_place(piece), piece.convolution_kernel].append(piece)
+        pairs = [_by_noise(two) for two in groups.values() if len(two) == 2]
     else:
         others = _by_place(_read(full))
         pairs = [Pair(s, _twin(s, others[_place(s)])) for s in _read(low) if _place(s) in others]
@@ -223,12 +224,8 @@ def _by_place(slices: Sequence[CtSeries]) -> dict[Place, list[CtSeries]]:
     return places
 
 
-def _with_kernel(here: Sequence[CtSeries], like: CtSeries) -> list[CtSeries]:
-    return [one for one in here if one.convolution_kernel == like.convolution_kernel]
-
-
 def _twin(piece: CtSeries, candidates: Sequence[CtSeries]) -> CtSeries:
-    same = _with_kernel(candidates, piece) or candidates
+    same = [one for one in candidates if one.convolution_kernel == piece.convolution_kernel] or candidates
     return min(same, key=lambda other: float(np.abs(other.hounsfield - piece.hounsfield).mean()))
 
 

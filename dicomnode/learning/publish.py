@@ -13,8 +13,7 @@ from dicomnode.learning.recipe import Recipe
 
 
 def publish(recipe: Recipe, run: Path, models: Path) -> Path:
-    """Write `models/<id>/`: two safetensors files and card.yaml. A card's `figures` survive a new publication
-    only by a new evaluation."""
+    """Write `models/<id>/`: two safetensors files and card.yaml."""
     folder = models / recipe.model_id
     folder.mkdir(parents=True, exist_ok=True)
     schedule = PhotonSchedule()

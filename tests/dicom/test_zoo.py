@@ -8,6 +8,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
+from dicomnode import errors
 from dicomnode.dicom.dose import read_dose
 from dicomnode.dicom.series import read_series
 from dicomnode.errors import SeriesRefused, Undecodable
@@ -15,6 +16,11 @@ from dicomnode.errors import SeriesRefused, Undecodable
 BUNDLED = ["CT_small.dcm", "JPEG2000.dcm", "MR_small.dcm", "rtplan.dcm", "image_dfl.dcm", "no_meta.dcm"]
 BUNDLED += ["DICOMDIR", "badVR.dcm", "UN_sequence.dcm", "nested_priv_SQ.dcm", "JPGExtended.dcm"]
 BUNDLED += ["empty_charset_LEI.dcm", "meta_missing_tsyntax.dcm", "rtplan_truncated.dcm", "SC_rgb_jpeg.dcm"]
+
+
+RULES = {
+    kind.rule for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, SeriesRefused)
+}
 
 
 def rule_of(path: Path) -> str:
@@ -67,7 +73,7 @@ def test_files_that_come_with_pydicom(name: str) -> None:
     path = get_testdata_file(name, download=False)
     if path is None:
         pytest.skip(f"{name} does not come with this pydicom")
-    rule_of(Path(path))
+    assert rule_of(Path(path)) in {"", *RULES}
 
 
 @pytest.mark.parametrize(

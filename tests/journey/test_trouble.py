@@ -1,6 +1,7 @@
 """Journeys through a spool in trouble: records that cannot be written, records that are damaged."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,18 @@ class FullAt:
         self._book().records.reserve_bytes = 0
 
 
+@contextmanager
+def filling_at(
+    moment: Callable[[Job], bool], tmp_path: Path, pacs: Pacs, engine: NeedEngine
+) -> Iterator[tuple[Node, FullAt]]:
+    """A node that has got a series and whose disk takes no records from `moment` on."""
+    full = FullAt(moment)
+    with Node(settings_for(tmp_path, pacs.port), observe=full, engine=engine) as node:
+        full.node = node
+        send_to(node.port, low_dose_series(tmp_path / "in"))
+        yield node, full
+
+
 def passed_measure(job: Job) -> bool:
     return "measure" in job.seconds and not job.starts
 
@@ -64,10 +77,7 @@ def passed_measure(job: Job) -> bool:
 def test_a_job_whose_record_cannot_be_written_waits_and_goes_on(
     tmp_path: Path, pacs: Pacs, engine: NeedEngine, moment: Callable[[Job], bool]
 ) -> None:
-    full = FullAt(moment)
-    with Node(settings_for(tmp_path, pacs.port), observe=full, engine=engine) as node:
-        full.node = node
-        send_to(node.port, low_dose_series(tmp_path / "in"))
+    with filling_at(moment, tmp_path, pacs, engine) as (node, full):
         wait_until(lambda: node.jobs() and node.jobs()[0].status == "waiting", told=node.jobs)
         assert full.reached
         assert "reserve" in (node.jobs()[0].reason or "")
@@ -89,10 +99,7 @@ def test_a_job_whose_record_cannot_be_written_waits_and_goes_on(
 def test_a_delivery_whose_record_cannot_be_written_is_tried_again(
     tmp_path: Path, pacs: Pacs, engine: NeedEngine, moment: Callable[[Job], bool]
 ) -> None:
-    full = FullAt(moment)
-    with Node(settings_for(tmp_path, pacs.port), observe=full, engine=engine) as node:
-        full.node = node
-        send_to(node.port, low_dose_series(tmp_path / "in"))
+    with filling_at(moment, tmp_path, pacs, engine) as (node, full):
         wait_until(lambda: full.reached, told=node.jobs)
         with pytest.raises(AssertionError, match="not within"):
             wait_until(lambda: node.jobs()[0].final, seconds=1.5)

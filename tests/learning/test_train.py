@@ -59,8 +59,21 @@ def test_state_is_what_the_node_would_read(example: PackedExample) -> None:
     assert state.fraction * state.noise_hu**2 == pytest.approx(example.own_noise_hu**2 + 400.0)
 
 
-def test_targets_are_the_noise_to_remove(example: PackedExample) -> None:
-    """Input minus target is the slice with the noise that stays: nothing else differs."""
+def test_input_minus_target_is_the_slice(example: PackedExample) -> None:
+    """With no noise in the target, what is to be removed is all that stands between input and slice."""
+    stage = TINY.model_copy(update={"second_noise": 0.0, "batch": 8})
+    batch = draw.image_batch([example], [], stage, np.random.default_rng(3))
+    noise_hu = 25.0 * torch.exp(batch.conditions[:, 0])[:, None, None]
+    noisy = 500.0 * batch.inputs[:, 0]
+    slice_hu = noisy - batch.target[:, 0] * noise_hu
+    unclipped = (noisy > -1090.0) & (noisy < 1990.0)
+    off = torch.minimum((slice_hu - 40.0).abs(), (slice_hu + 1000.0).abs())[unclipped]
+    assert int(unclipped.sum()) > 1000
+    assert float(off.max()) < 0.5
+    assert float((noisy - slice_hu).abs().max()) > 5.0
+
+
+def test_same_seed_same_batch(example: PackedExample) -> None:
     batch = draw.projection_batch([example], TINY, np.random.default_rng(2))
     assert batch.inputs.shape == (2, 2, 32, 32)
     assert batch.target.shape == (2, 1, 32, 32)
