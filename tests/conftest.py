@@ -1,14 +1,23 @@
 """Fixtures that every part of the suite shares."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from tests.makers import make_series
 
 SHARED_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+
+
+def missing(what: str) -> NoReturn:
+    """Skip for want of a peer, or fail where peers are required (PEERS_REQUIRED=1)."""
+    if os.environ.get("PEERS_REQUIRED"):
+        pytest.fail(what)
+    pytest.skip(what)
 
 
 @pytest.fixture(scope="session")
@@ -40,5 +49,5 @@ def program() -> Callable[[str], str]:
 def _program(name: str) -> str:
     found = shutil.which(name)
     if found is None:
-        pytest.skip(f"{name} is not installed (apt-get install dicom3tools dcmtk)")
+        missing(f"{name} is not installed (apt-get install dicom3tools dcmtk)")
     return found

@@ -1,6 +1,7 @@
 """The same patient scanned with less.
 
-Missing noise is added in the projections; the header is as a scanner writes it.
+Missing noise is drawn in the projections and follows what noise the scan has itself: by frequency, so that
+the kernel is the scanner's, and by place. The header is as a scanner writes it.
 """
 
 from collections.abc import Sequence
@@ -15,21 +16,60 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from scipy import ndimage
 
 from dicomnode.dicom.dose import read_dose
 from dicomnode.dicom.pixels import restore, to_stored
 from dicomnode.dicom.series import CtSeries
 from dicomnode.engines.enhance import Observer
 from dicomnode.errors import DoseUnknown
-from dicomnode.physics.noise import NoiseReading, measure_added_noise, measure_noise, noise_ratio
+from dicomnode.physics.noise import measure_noise
 from dicomnode.physics.photons import normal_ctdivol_mgy, photons_from_noise
-from dicomnode.physics.simulation import Kernel, simulate_noise
+from dicomnode.physics.simulation import MeasuredKernel, RayNoise, draw_rays
 from dicomnode.physics.size import water_equivalent_diameter_mm
+from dicomnode.physics.spectrum import (
+    PATCH_PX,
+    NoisePower,
+    Patch,
+    flat_patches,
+    level_by_place,
+    noise_power,
+    with_gain,
+)
 from dicomnode.settings import DoseReference
 
-TEXTURES = (0.75, 0.59, 0.345, 0.06, -0.08)
-CUTOFFS_PER_PX = (0.28, 0.40, 0.60, 1.00, 1.50)
-"""Cutoff of a cosine kernel for a measured texture, by simulating water discs (`physics.photons`)."""
+Volume = NDArray[np.float32]
+
+MOST_SLICES_LOOKED_AT = 40
+SLICES_FITTED = 3
+LEAST_PATCHES = 24
+ANATOMY_BELOW_PER_PX = 3 / 24
+"""Below it even flat tissue varies by more than its noise; there the window of the kernel is level."""
+
+FITTING_ROUNDS = 3
+ANATOMY_GONE = 0.10
+FINE_BEGINS, FINE_HOLDS = 0.70, 0.25
+"""Shares of the peak of the noise power. Where it has fallen to the first the kernel leaves noise but hardly
+any anatomy; between the others lies the passage to the fine grain, whose level differs by place."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scanner:
+    """What noise a scanner would add to a series to have it scanned with `fraction` of its photons.
+
+    `photons` per reference ray of the scan at hand; `kernel` scaled so that the noise it makes of the missing
+    photons is (1/fraction - 1) times the power the series has itself.
+    """
+
+    photons: float
+    fraction: float
+    kernel: MeasuredKernel
+    own: NoisePower
+
+    @property
+    def missing(self) -> float:
+        """Power of the missing noise over that of the noise at hand."""
+        return 1.0 / self.fraction - 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,41 +81,120 @@ class LowDoseScan:
 
     paths: tuple[Path, ...]
     reference: DoseReference
-    hounsfield: NDArray[np.float32]
+    hounsfield: Volume
     series_instance_uid: str
 
 
-def scan_again(
-    series: CtSeries, fraction: float, folder: Path, seed: int, on_slice: Observer | None = None
-) -> LowDoseScan:
-    """Simulate the series at `fraction` of its dose and write it as a new ORIGINAL series of the study.
+def learn_scanner(series: CtSeries, fraction: float, seed: int) -> Scanner:
+    """Read from the flattest tissue of a series what its noise is like, and fit a kernel that makes it.
 
-    Raises DoseUnknown where the series shows no soft tissue to measure the dose at hand in.
+    Raises DoseUnknown where the series shows too little soft tissue to measure its noise in.
     """
+    looked_at = np.linspace(0, len(series.hounsfield) - 1, MOST_SLICES_LOOKED_AT).round().astype(int)
+    volume = series.hounsfield[np.unique(looked_at)]
     pixel_mm = series.pixel_spacing_mm[0]
-    reading = measure_noise(series.hounsfield, pixel_mm)
-    if reading is None:
+    reading, patches = measure_noise(volume, pixel_mm), flat_patches(volume)
+    if reading is None or len(patches) < LEAST_PATCHES:
         raise DoseUnknown(
             "the series has too little soft tissue to measure its noise, so none can be added to scale"
         )
-    diameters = water_equivalent_diameter_mm(series.hounsfield, pixel_mm)
-    photons = photons_from_noise(reading.std_hu, float(np.median(diameters)), pixel_mm, reading.texture)
-    scan = _Scan(pixel_mm, photons, fraction, torch.Generator().manual_seed(seed))
-    noise = _noise_like(series.hounsfield, scan, reading, on_slice)
-    noisy = series.hounsfield + noise
+    diameter_mm = float(np.median(water_equivalent_diameter_mm(volume, pixel_mm)))
+    photons = photons_from_noise(reading.std_hu, diameter_mm, pixel_mm, reading.texture)
+    volume, patches = _richest(volume, patches)
+    rng = torch.Generator().manual_seed(seed)
+    rays = [_missing_rays(image, pixel_mm, photons, fraction, rng) for image in volume]
+    own = noise_power(volume, patches)
+    return Scanner(photons, fraction, _fit_kernel(rays, patches, own, 1.0 / fraction - 1.0), own)
+
+
+def scan_again(
+    series: CtSeries, scanner: Scanner, folder: Path, seed: int, on_slice: Observer | None = None
+) -> LowDoseScan:
+    """Simulate the series at the lower dose and write it as a new ORIGINAL series of the study."""
+    pixel_mm, fraction = series.pixel_spacing_mm[0], scanner.fraction
+    noisy = series.hounsfield + _missing_noise(series.hounsfield, pixel_mm, scanner, seed, on_slice)
     folder.mkdir(parents=True, exist_ok=True)
     uid = generate_uid(
         entropy_srcs=["low-dose scan", series.series_instance_uid, f"{fraction:.6f}", str(seed)]
     )
     paths = tuple(_write(series, k, noisy[k], fraction, uid, folder) for k in range(len(noisy)))
+    diameters = water_equivalent_diameter_mm(series.hounsfield, pixel_mm)
     reference = _reference(paths, fraction, float(np.median(diameters)))
     return LowDoseScan(paths, reference, without_padding(series, noisy), uid)
 
 
-def without_padding(series: CtSeries, hounsfield: NDArray[np.float32]) -> NDArray[np.float32]:
+def without_padding(series: CtSeries, hounsfield: Volume) -> Volume:
     """HU [slice, row, column] with air where the series has padding: there nothing was measured."""
     air = np.float32(-1000.0)
     return hounsfield if series.padding is None else np.where(series.padding, air, hounsfield)
+
+
+# --- noise -------------------------------------------------------------------------------------------
+
+
+def _missing_rays(
+    image: NDArray[np.float32], pixel_mm: float, photons: float, fraction: float, rng: torch.Generator
+) -> RayNoise:
+    tissue = torch.from_numpy(np.clip(image, -1000.0, 3071.0))[None]
+    return draw_rays(tissue, pixel_mm, photons * fraction, rng, missing_from=photons)
+
+
+def _richest(volume: Volume, patches: Sequence[Patch]) -> tuple[Volume, list[Patch]]:
+    """The few slices that hold most of the patches, and those patches in them."""
+    counts = np.bincount([patch.index for patch in patches], minlength=len(volume))
+    chosen = np.argsort(counts)[::-1][:SLICES_FITTED]
+    place = {int(k): n for n, k in enumerate(chosen)}
+    return volume[chosen], [Patch(place[p.index], p.row, p.column) for p in patches if p.index in place]
+
+
+def _fit_kernel(
+    rays: Sequence[RayNoise], patches: Sequence[Patch], own: NoisePower, missing: float
+) -> MeasuredKernel:
+    """The kernel that makes noise of `missing` times the power of `own` of the rays, at every frequency."""
+    values = np.ones(len(own.per_px))
+    begin = int(np.ceil(ANATOMY_BELOW_PER_PX / own.per_px[1]))
+    for again in range(FITTING_ROUNDS):
+        kernel = MeasuredKernel(own.per_px, values)
+        made = np.concatenate([noise.reconstructed(kernel).numpy() for noise in rays])
+        power = noise_power(made, patches).power
+        step = np.sqrt(missing * own.power / np.maximum(power, 1e-6 * power.max()))
+        values = values * (np.clip(step, 0.5, 2.0) if again else step)
+        values[:begin] = values[begin]
+        values[-1] = 0.0
+    return MeasuredKernel(own.per_px, values)
+
+
+def _missing_noise(
+    hounsfield: Volume, pixel_mm: float, scanner: Scanner, seed: int, on_slice: Observer | None
+) -> Volume:
+    """The noise [slice, row, column] that the slices lack at the lower dose, HU."""
+    rng = torch.Generator().manual_seed(seed)
+    noise = np.empty_like(hounsfield)
+    for k, image in enumerate(hounsfield):
+        rays = _missing_rays(image, pixel_mm, scanner.photons, scanner.fraction, rng)
+        noise[k] = rays.reconstructed(scanner.kernel)[0].numpy()
+        if on_slice:
+            on_slice("scan", k + 1, len(noise))
+    begins, holds = scanner.own.highest(FINE_BEGINS), scanner.own.highest(FINE_HOLDS)
+    band = (begins, max(holds, begins + 1.0 / PATCH_PX))
+    fine = _gain(hounsfield, noise, scanner, scanner.own.highest(ANATOMY_GONE))
+    # coarse grain is told from anatomy only where there is none, and there it may be less than was drawn
+    coarse = np.minimum(_gain(hounsfield, noise, scanner, scanner.own.peak), 1.0)
+    return np.stack([with_gain(noise[k], fine[k], band, coarse[k]) for k in range(len(noise))])
+
+
+def _gain(hounsfield: Volume, noise: Volume, scanner: Scanner, per_px: float) -> NDArray[np.float64]:
+    """What drawn noise must be multiplied by, near `per_px`, to be what is missing: [slice, block, block]."""
+    own = np.stack([level_by_place(image, per_px) for image in hounsfield])
+    drawn = np.stack([level_by_place(image, per_px) for image in noise])
+    # what is left of anatomy in a band stands alone; noise changes slowly, in the slice and along the patient
+    own = ndimage.gaussian_filter(ndimage.median_filter(own, (1, 3, 3)), (0.7, 1.0, 1.0))
+    drawn = ndimage.gaussian_filter(drawn, (1.0, 1.5, 1.5))
+    gain: NDArray[np.float64] = scanner.missing**0.5 * own / np.maximum(drawn, 1e-3)
+    return gain
+
+
+# --- files -------------------------------------------------------------------------------------------
 
 
 def _reference(paths: Sequence[Path], fraction: float, diameter_mm: float) -> DoseReference:
@@ -88,47 +207,6 @@ def _reference(paths: Sequence[Path], fraction: float, diameter_mm: float) -> Do
         return DoseReference(version="this-scanner", head_ctdivol_mgy=round(normal_mgy, 2))
     at_reference = normal_mgy / normal_ctdivol_mgy(1.0, diameter_mm)
     return DoseReference(version="this-scanner", body_ctdivol_mgy=round(at_reference, 2))
-
-
-@dataclass(frozen=True, eq=False)
-class _Scan:
-    """What is simulated: photons of the scan at hand, and the share of them the new one has."""
-
-    pixel_mm: float
-    photons: float
-    fraction: float
-    rng: torch.Generator
-
-    def noise(self, image: NDArray[np.float32], kernel: Kernel) -> NDArray[np.float32]:
-        """The noise that a slice [row, column] lacks at the lower dose, HU."""
-        tissue = torch.from_numpy(np.clip(image, -1000.0, 3071.0))[None]
-        wanted = self.photons * self.fraction
-        noise = simulate_noise(tissue, self.pixel_mm, wanted, kernel, self.rng, missing_from=self.photons)
-        return noise[0].numpy()
-
-
-def _noise_like(
-    hounsfield: NDArray[np.float32], scan: _Scan, reading: NoiseReading, on_slice: Observer | None
-) -> NDArray[np.float32]:
-    """Noise of the texture and to the level that the series shows, [slice, row, column], HU."""
-    middle = hounsfield[len(hounsfield) // 2]
-    trial = scan.noise(middle, _kernel(reading.texture))
-    came_out = measure_added_noise(trial[None], middle[None], scan.pixel_mm).texture
-    kernel = _kernel(2.0 * reading.texture - came_out)
-    noise = np.empty_like(hounsfield)
-    for k, image in enumerate(hounsfield):
-        noise[k] = scan.noise(image, kernel)
-        if on_slice:
-            on_slice("scan", k + 1, len(noise))
-    # the photons are good to some 15 %; the noise the series shows says exactly how much is missing
-    ratio = noise_ratio(noise, hounsfield)
-    if ratio:
-        noise *= (1.0 / scan.fraction - 1.0) ** 0.5 / ratio
-    return noise
-
-
-def _kernel(texture: float) -> Kernel:
-    return Kernel(float(np.interp(-texture, [-t for t in TEXTURES], CUTOFFS_PER_PX)))
 
 
 def _write(

@@ -5,12 +5,14 @@ Scan with less dose, send, wait for what comes back, and measure it against the 
 
 import argparse
 import json
+import math
 import shutil
 import socket
 import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,24 +25,25 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from dicomnode.demo.acquisition import LowDoseScan, scan_again, without_padding
+from dicomnode.demo.acquisition import LowDoseScan, learn_scanner, scan_again, without_padding
 from dicomnode.demo.archive import Archive
 from dicomnode.demo.picture import draw
 from dicomnode.demo.source import SourceUnavailable, lidc_series
 from dicomnode.dicom.series import CtSeries, read_series
+from dicomnode.engines.catalog import SHIPPED
 from dicomnode.errors import DicomnodeError
 from dicomnode.journey.job import Job
 from dicomnode.network.send import send_files
 from dicomnode.node import Node
 from dicomnode.physics.noise import measure_noise
-from dicomnode.quality import bias_by_tissue
+from dicomnode.quality import bias_by_tissue, rmse_hu
 from dicomnode.settings import Destination, DoseReference, Settings
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 SENDER, NODE, ARCHIVE = "SCANNER", "DICOMNODE", "PACS"
 GIVE_UP_SECONDS = 3600.0
-SHIPPED = Path(__file__).resolve().parents[2] / "models"
-"""The models of this source tree, from wherever the command is called."""
+MADE_HERE = "made-by-dicomnode-demo"
+"""A file in each folder that the next run may empty."""
 
 Volume = NDArray[np.float32]
 
@@ -90,12 +93,16 @@ def run(arguments: argparse.Namespace) -> int:
     """The main job, embedded. Raises DicomnodeError with the reason where it cannot be done."""
     console = Console()
     out: Path = arguments.output
+    paths = _sources(arguments)
+    _check_room(out, paths)
+    whole = read_series(paths)
     _make_room(out)
-    original = read_series(_chosen(arguments))
     with _progress(console) as progress:
         show = _Stations(progress)
         began = time.monotonic()
-        scan = scan_again(original, arguments.dose, out / "low-dose", arguments.seed, show.slices)
+        scanner = learn_scanner(whole, arguments.dose, arguments.seed)
+        original = _middle(whole, arguments.slices)
+        scan = scan_again(original, scanner, out / "low-dose", arguments.seed, show.slices)
         scan_seconds = round(time.monotonic() - began, 2)
         with (
             tempfile.TemporaryDirectory(prefix="dicomnode-demo-") as spool,
@@ -194,26 +201,41 @@ def _free(port: int) -> int:
 # --- in and out --------------------------------------------------------------------------------------
 
 
-def _chosen(arguments: argparse.Namespace) -> list[Path]:
-    """The files to scan again: the middle of the example, or of the user's series."""
-    if arguments.series:
-        paths = [p for p in sorted(arguments.series.rglob("*")) if p.is_file()]
-        if not paths:
-            raise SourceUnavailable(f"{arguments.series} holds no files")
-    else:
-        paths = lidc_series(arguments.cache)
-    if arguments.slices is None:
-        return paths
-    count: int = arguments.slices
-    ordered = read_series(paths).source_paths
-    first = max(0, (len(ordered) - count) // 2)
-    return list(ordered[first : first + count])
+def _sources(arguments: argparse.Namespace) -> list[Path]:
+    """The files of the series to scan again: the example, or the user's."""
+    if not arguments.series:
+        return lidc_series(arguments.cache)
+    paths = [p for p in sorted(arguments.series.rglob("*")) if p.is_file()]
+    if not paths:
+        raise SourceUnavailable(f"{arguments.series} holds no files")
+    return paths
+
+
+def _middle(whole: CtSeries, count: int | None) -> CtSeries:
+    """So many contiguous slices from the middle, or the whole."""
+    if count is None or count >= len(whole.source_paths):
+        return whole
+    first = (len(whole.source_paths) - count) // 2
+    return read_series(whole.source_paths[first : first + count])
+
+
+def _check_room(out: Path, sources: Sequence[Path]) -> None:
+    """DemoFailed where a folder to be emptied holds the series to scan, or no demonstration made it."""
+    for folder in (out / "low-dose", out / "pacs"):
+        if any(path.resolve().is_relative_to(folder.resolve()) for path in sources):
+            raise DemoFailed(f"{folder} holds the series to scan: choose another --output")
+        if folder.exists() and any(folder.iterdir()) and not (folder / MADE_HERE).exists():
+            raise DemoFailed(
+                f"{folder} is not from an earlier demonstration and is left alone: choose another --output"
+            )
 
 
 def _make_room(out: Path) -> None:
-    for name in ("low-dose", "pacs"):
-        shutil.rmtree(out / name, ignore_errors=True)
-    out.mkdir(parents=True, exist_ok=True)
+    """Empty the two folders of an earlier run, and nothing else."""
+    for folder in (out / "low-dose", out / "pacs"):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / MADE_HERE).touch()
 
 
 def _returned(archive: Archive, like: CtSeries) -> Volume:
@@ -252,9 +274,7 @@ def _findings(spool: Path, job: Job) -> dict[str, Any]:
 
 def _report(original: CtSeries, scan: LowDoseScan, journey: "Journey") -> dict[str, Any]:
     """The figures of report.json; the README says what each key means."""
-    truth, low_dose, enhanced = (
-        _clipped(v) for v in (original.hounsfield, scan.hounsfield, journey.enhanced)
-    )
+    truth, low_dose, enhanced = original.hounsfield, scan.hounsfield, journey.enhanced
     pixel_mm = original.pixel_spacing_mm[0]
     noise = [measure_noise(volume, pixel_mm) for volume in (low_dose, enhanced)]
     starts = journey.findings["match"]["starts"]
@@ -270,25 +290,38 @@ def _report(original: CtSeries, scan: LowDoseScan, journey: "Journey") -> dict[s
             "ctdivol_mgy": round(float(np.mean(ctdivol)), 3) if ctdivol else None,
             "photons": round(float(np.median([s["photons"] for s in starts]))),
             "fraction": round(float(np.median([s["fraction"] for s in starts])), 4),
+            **_opinions(starts),
             "decided_by": Counter(s["decided_by"] for s in starts).most_common(1)[0][0],
         },
         "start_step": int(np.median([s["step"] for s in starts])),
         "noise_hu": {
             w: round(n.std_hu, 2) if n else None for w, n in zip(("before", "after"), noise, strict=True)
         },
-        "rmse_hu": {"before": _rmse(low_dose, truth), "after": _rmse(enhanced, truth)},
+        "rmse_hu": {
+            "before": round(rmse_hu(low_dose, truth), 3),
+            "after": round(rmse_hu(enhanced, truth), 3),
+        },
         "bias_hu": {tissue: round(bias[tissue], 3) for tissue in ("air", "fat", "soft") if tissue in bias},
         "seconds": journey.seconds,
     }
 
 
-def _clipped(volume: Volume) -> Volume:
-    """HU as the field compares them, -1000 to 1000."""
-    return np.clip(volume, -1000.0, 1000.0)
-
-
-def _rmse(volume: Volume, truth: Volume) -> float:
-    return round(float(np.sqrt(np.mean((volume - truth) ** 2, dtype=np.float64))), 3)
+def _opinions(starts: list[dict[str, Any]]) -> dict[str, float | None]:
+    """The share of normal dose by header alone and by noise alone, median over slices."""
+    tags: list[float] = []
+    noise: list[float] = []
+    for start in starts:
+        ratio, fraction = start["log_ratio"], start["fraction"]
+        if ratio is None:
+            (tags if start["decided_by"] == "tags" else noise).append(fraction)
+            continue
+        half = 0.5 * ratio if start["decided_by"] == "both" else 0.0
+        noise.append(fraction * math.exp(-half))
+        tags.append(noise[-1] * math.exp(ratio))
+    return {
+        "fraction_by_tags": round(float(np.median(tags)), 4) if tags else None,
+        "fraction_by_noise": round(float(np.median(noise)), 4) if noise else None,
+    }
 
 
 def _table(report: dict[str, Any]) -> Table:
@@ -302,6 +335,9 @@ def _table(report: dict[str, Any]) -> Table:
     out.add_row(
         "photon level, share of normal dose", f"{dose['photons']:,} a ray, {100 * dose['fraction']:.0f} %"
     )
+    opinions = (dose["fraction_by_tags"], dose["fraction_by_noise"])
+    shares = ("-" if share is None else f"{100 * share:.0f} %" for share in opinions)
+    out.add_row("share by header, by noise", ", ".join(shares))
     out.add_row("start step", str(report["start_step"]))
     out.add_row("noise before, after", f"{noise['before']} -> {noise['after']} HU")
     out.add_row("RMSE to the normal dose", f"{rmse['before']} -> {rmse['after']} HU ({down:.0f} % down)")

@@ -4,33 +4,47 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-CAP = 3.0
-SCALES_PX = (11, 5, 1)
-NEIGHBOURHOOD_PX = 61
-MEAN_SIGMA_PX = 16.0
+CAP = 2.0
+SPOTS_MM = (7.5, 3.5)
+"""Widths of the spots that are looked for, beside single pixels."""
+
+NEIGHBOURHOOD_MM = 43.0
+MEAN_SIGMA_MM = 11.0
 LEAST_CAP_HU = 1.0
 _STD_OF_MEAN_ABSOLUTE = 1.2533
 """Deviation of normal noise over its mean absolute value, sqrt(pi / 2)."""
 
 
-def bounded(low_dose: Tensor, proposed: Tensor, cap: float = CAP) -> Tensor:
+def bounded(low_dose: Tensor, proposed: Tensor, pixel_mm: float, cap: float = CAP) -> Tensor:
     """Bound a proposed slice, HU [slice, row, column] in and out.
 
-    The correction loses its slow part, so that no tissue changes its mean. Then, averaged over 11 x 11, over
-    5 x 5 and at single pixels, it is cut where it stands out more than `cap` deviations from the correction
-    in the neighbourhood: noise does not gather into a spot, a nodule or a vessel does. So an engine can
-    neither erase nor invent one beyond what noise of that place could have been.
+    The correction loses its slow part, so that no tissue changes its mean. Then, averaged over spots of 7.5
+    and 3.5 mm and at single pixels, it is cut where it stands out more than `cap` deviations from the
+    correction in the neighbourhood, the place itself left out: noise does not gather into a spot, a nodule
+    or a vessel does. So a single spot is neither erased nor drawn by more than noise of that place could be.
     """
     correction = (proposed - low_dose)[:, None]
-    correction = correction - _gaussian(correction, MEAN_SIGMA_PX)
-    for scale in SCALES_PX:
-        average = _box(correction, scale)
-        limit = _box(average.abs(), NEIGHBOURHOOD_PX) * (_STD_OF_MEAN_ABSOLUTE * cap)
+    correction = correction - _gaussian(correction, MEAN_SIGMA_MM / pixel_mm)
+    around = _odd(NEIGHBOURHOOD_MM / pixel_mm)
+    for width in (*(_odd(spot / pixel_mm) for spot in SPOTS_MM), 1):
+        average = _box(correction, width)
+        limit = _mean_around(average.abs(), around, 2 * width + 1) * (_STD_OF_MEAN_ABSOLUTE * cap)
         limit = limit.clamp(min=LEAST_CAP_HU)
         excess = average - torch.minimum(torch.maximum(average, -limit), limit)
         # spread over the same window it was averaged over, so that no edge appears where the cut begins
-        correction = correction - _box(excess, scale)
+        correction = correction - _box(excess, width)
     return low_dose + correction[:, 0]
+
+
+def _odd(width_px: float) -> int:
+    return max(3, round(width_px) // 2 * 2 + 1)
+
+
+def _mean_around(x: Tensor, outer_px: int, inner_px: int) -> Tensor:
+    """Mean over a square without the smaller one in its middle."""
+    inner_px = min(inner_px, outer_px - 2)
+    ring = _box(x, outer_px) * outer_px**2 - _box(x, inner_px) * inner_px**2
+    return (ring / (outer_px**2 - inner_px**2)).clamp(min=0.0)
 
 
 def _box(x: Tensor, width_px: int) -> Tensor:

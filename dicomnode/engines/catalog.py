@@ -10,6 +10,9 @@ from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.unet import UNet, placed
 from dicomnode.errors import ModelError
 
+SHIPPED = Path(__file__).resolve().parents[2] / "models"
+"""The models of this source tree, from wherever a command is called."""
+
 
 def load_engine(
     models_folder: Path, model_id: str, device: str = "auto", threads: int | None = None

@@ -42,7 +42,8 @@ def enhance(
     """Enhance a stack of slices, HU [slice, row, column] in and out, one start step a slice.
 
     The output is the input plus a bounded correction, never the round trip through the virtual scanner.
-    Slices at step 0 come back as they are. The same input, engine and seed give the same pixels.
+    Slices at step 0 come back as they are. The same input, engine and seed give the same pixels; the seed
+    matters where the card has photons drawn (`refill: drawn`).
     """
     done: list[NDArray[np.float32]] = []
     seconds = dict.fromkeys(STATIONS, 0.0)
@@ -51,7 +52,7 @@ def enhance(
         finished = min(first + batch, len(hounsfield))
         low_dose = torch.from_numpy(hounsfield[first:finished]).to(engine.device)
         here = starts[first:finished]
-        clock = _Clock(seconds, partial(_tell, on_slice, finished, len(hounsfield)))
+        clock = _Clock(seconds, partial(_tell, on_slice, finished, len(hounsfield)), engine.device)
         result = _enhance_batch(engine, low_dose, pixel_mm, here, rng, clock)
         done.append(result.cpu().numpy())
     return Enhanced(np.concatenate(done) if done else hounsfield.copy(), seconds)
@@ -85,7 +86,7 @@ def _enhance_batch(
     removed = filtered_backprojection(correction, beam) * (1000.0 / per_pixel)
     prior = x + removed[..., :rows, :columns]
     clock.lap("reconstruct")
-    refined = bounded(x, engine.refine(prior, x, starts))
+    refined = bounded(x, engine.refine(prior, x, starts), pixel_mm)
     clock.lap("refine")
     return low_dose + (refined - x)
 
@@ -100,10 +101,15 @@ def _squared(attenuation: torch.Tensor) -> torch.Tensor:
 class _Clock:
     """Adds the time since the last lap to a station and tells the observer."""
 
-    def __init__(self, seconds: dict[str, float], tell: Callable[[str], object]) -> None:
-        self._seconds, self._tell, self._since = seconds, tell, time.perf_counter()
+    def __init__(
+        self, seconds: dict[str, float], tell: Callable[[str], object], device: torch.device
+    ) -> None:
+        self._seconds, self._tell, self._device = seconds, tell, device
+        self._since = time.perf_counter()
 
     def lap(self, station: str) -> None:
+        if self._device.type == "cuda":  # its work is only queued when a call returns
+            torch.cuda.synchronize(self._device)
         now = time.perf_counter()
         self._seconds[station] += now - self._since
         self._since = now

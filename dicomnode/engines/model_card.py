@@ -75,6 +75,7 @@ class ModelCard(_Part):
     schedule: Schedule
     projection_passes: Annotated[int, Field(ge=0)]
     image_passes: Annotated[int, Field(ge=1)]
+    refill: Literal["mean", "drawn"] = "mean"
     mirrorings: Annotated[int, Field(ge=1, le=4)] = 1
     limits: Limits
     projection: Network

@@ -24,6 +24,7 @@ from dicomnode.physics.noise import measure_added_noise, measure_noise
 from dicomnode.physics.projection import project
 from dicomnode.physics.simulation import Kernel, simulate_noise
 from dicomnode.physics.size import body_mask
+from dicomnode.physics.spectrum import with_gain
 
 _HU_STEP = 1.0 / 8.0
 _HIGHEST_HU = 3071.0
@@ -100,6 +101,19 @@ def random_scanner(rng: np.random.Generator, side_px: int) -> ParallelBeam:
     return ParallelBeam(side_px, views, detectors, pitch_px, start_rad=float(rng.uniform(0.0, np.pi / views)))
 
 
+def random_fine_gain(rng: np.random.Generator) -> NDArray[np.float64]:
+    """By how much the fine grain of the noise grows towards one side of the slice, [32, 32].
+
+    As in a fan that uses less than a turn: up to five times at the rim, or, in a third of the cases, evenly.
+    """
+    y, x = np.mgrid[:32, :32] / 15.5 - 1.0
+    towards = rng.uniform(0.0, 2.0 * np.pi)
+    side = 0.5 + 0.5 * np.cos(np.arctan2(y, x) - towards)
+    most = max(0.0, float(rng.uniform(-0.8, 1.6)))
+    gain: NDArray[np.float64] = np.exp(most * np.minimum(np.hypot(x, y), 1.0) ** 2 * side)
+    return gain
+
+
 def build(corpus: Corpus, folder: Path, seed: int, console: Console) -> list[Path]:
     """Write one file an example into `folder`, going on where an earlier run stopped."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -126,7 +140,7 @@ def build(corpus: Corpus, folder: Path, seed: int, console: Console) -> list[Pat
 
 
 def make_example(piece: Slice, corpus: Corpus, beam: ParallelBeam, rng: np.random.Generator) -> Example:
-    """Draw kernel and photons, add noise twice, project everything once."""
+    """Draw kernel, photons and fine grain, add noise twice, project everything once."""
     image = torch.from_numpy(np.clip(piece.hounsfield, -1000.0, _HIGHEST_HU))[None].contiguous()
     beam = beam.for_side(image.shape[-1])
     kernel = random_kernel(rng, corpus.cutoff_per_px)
@@ -136,7 +150,9 @@ def make_example(piece: Slice, corpus: Corpus, beam: ParallelBeam, rng: np.rando
     draws = [
         simulate_noise(image, piece.pixel_mm, photons, kernel, generator, scanner=scanner) for _ in range(2)
     ]
-    noise = torch.cat(draws)
+    gain, edge = random_fine_gain(rng), float(rng.uniform(0.45, 0.65)) * min(kernel.cutoff_per_px, 0.75)
+    band = (0.85 * edge, 1.3 * edge)
+    noise = torch.from_numpy(np.stack([with_gain(draw[0].numpy(), gain, band) for draw in draws]))
     level = measure_added_noise(noise[:1].numpy(), image.numpy(), piece.pixel_mm)
     noise = noise / level.std_hu
     per_pixel = WATER_ATTENUATION_PER_MM * piece.pixel_mm

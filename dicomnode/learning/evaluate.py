@@ -18,21 +18,19 @@ from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
 from dicomnode.dicom.dose import read_dose
 from dicomnode.dicom.series import CtSeries, read_series
-from dicomnode.engines.catalog import load_engine
+from dicomnode.engines.catalog import SHIPPED, load_engine
 from dicomnode.engines.enhance import enhance
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.start_step import StartStep
 from dicomnode.errors import SeriesRefused, TrainingError
 from dicomnode.journey.matching import slice_facts
 from dicomnode.physics.noise import measure_noise
-from dicomnode.quality import bias_by_tissue
+from dicomnode.quality import COMPARED_HU, bias_by_tissue, rmse_hu
 from dicomnode.settings import DoseReference
 
 METHODS = ("input", "enhanced", "nlm", "tv")
 FIGURES = ("psnr_db", "ssim", "rmse_hu", "bias_hu", "noise_hu")
-SPAN_HU = (-1000.0, 1000.0)
 POSITION_TOLERANCE_MM = 0.05
-SHIPPED = Path(__file__).resolve().parents[2] / "models"
 
 Image = NDArray[np.float32]
 
@@ -133,9 +131,9 @@ def compare(image: Image, target: Image, pixel_mm: float) -> dict[str, float]:
 
     HU clipped.
     """
-    x, y = (np.clip(a, *SPAN_HU).astype(np.float64) for a in (image, target))
+    x, y = (np.clip(a, *COMPARED_HU).astype(np.float64) for a in (image, target))
     span = float(y.max() - y.min())
-    rmse = float(np.sqrt(np.mean((x - y) ** 2)))
+    rmse = rmse_hu(image, target)
     noise = measure_noise(image[None], pixel_mm)
     return {
         "psnr_db": float(20.0 * np.log10(span / rmse)) if rmse else float("inf"),
@@ -150,7 +148,7 @@ def compare(image: Image, target: Image, pixel_mm: float) -> dict[str, float]:
 
 def non_local_means(image: Image, sigma_hu: float) -> Image:
     """NLM, h = 0.6 sigma (Buades et al.), HU in and out."""
-    x = np.clip(image, *SPAN_HU)
+    x = np.clip(image, *COMPARED_HU)
     out: Image = denoise_nl_means(
         x, patch_size=5, patch_distance=6, h=0.6 * sigma_hu, sigma=sigma_hu, fast_mode=True
     )
@@ -159,7 +157,7 @@ def non_local_means(image: Image, sigma_hu: float) -> Image:
 
 def total_variation(image: Image, sigma_hu: float) -> Image:
     """Rudin-Osher-Fatemi TV, weight 0.5 sigma, HU in and out."""
-    low, high = SPAN_HU
+    low, high = COMPARED_HU
     x = (np.clip(image, low, high) - low) / (high - low)
     out: Image = _chambolle(x, weight=0.5 * sigma_hu / (high - low)) * (high - low) + low
     return out.astype(np.float32)

@@ -31,6 +31,7 @@ def publish(recipe: Recipe, run: Path, models: Path) -> Path:
         ),
         projection_passes=recipe.projection_passes,
         image_passes=recipe.image_passes,
+        refill=recipe.refill,
         mirrorings=recipe.mirrorings,
         limits=Limits(noise_hu=recipe.image.noise_hu, texture=(-0.2, 0.9), pixel_mm=(0.3, 1.2)),
         projection=_export(run / "projection.pt", folder / "spdiff.safetensors"),

@@ -63,6 +63,7 @@ class Recipe(_Section):
     image: Stage
     projection_passes: int = 2
     image_passes: int = 1
+    refill: Literal["mean", "drawn"] = "mean"
     mirrorings: int = 1
     prior_variants: int = 2
     card: dict[str, str] = {}

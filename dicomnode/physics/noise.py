@@ -61,33 +61,6 @@ def measure_added_noise(
     return NoiseReading(max(float(inside.std()), 1e-3), 0.4, 0)
 
 
-def noise_ratio(
-    added_hu: NDArray[np.float32], hounsfield: NDArray[np.float32], *, most_slices: int = 24
-) -> float | None:
-    """Deviation of added noise over that of the noise an image has itself, in the same pixels of soft tissue.
-
-    Both HU [slice, row, column], of the same kernel. Compared are the diagonal differences of neighbours, by
-    their median absolute value: anatomy hardly shows in them, while windows of a chest hold more vessels and
-    edges than noise. None where there is too little soft tissue.
-    """
-    count = min(most_slices, len(hounsfield))
-    own, added = [], []
-    for k in np.unique(np.linspace(0, len(hounsfield) - 1, count).round().astype(int)):
-        smooth = ndimage.uniform_filter(hounsfield[k], 9)
-        soft = (smooth > SOFT_TISSUE_WIDE_HU[0]) & (smooth < SOFT_TISSUE_WIDE_HU[1])
-        soft = ndimage.binary_erosion(soft, iterations=2)
-        own.append(np.abs(_diagonal(hounsfield[k]))[soft])
-        added.append(np.abs(_diagonal(added_hu[k]))[soft])
-    if sum(map(len, own)) < LEAST_WINDOWS:
-        return None
-    return float(np.median(np.concatenate(added)) / max(np.median(np.concatenate(own)), 1e-3))
-
-
-def _diagonal(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    rows = np.diff(image, axis=0, append=image[-1:])
-    return np.diff(rows, axis=1, append=rows[:, -1:])
-
-
 def measure_noise_along(
     hounsfield: NDArray[np.float32], pixel_mm: float, *, reach: int = 2
 ) -> list[NoiseReading | None]:

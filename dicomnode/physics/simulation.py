@@ -5,8 +5,11 @@ and its growth with the patient come out as on a scanner (Zeng et al., IEEE TNS 
 """
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dicomnode.physics.geometry import WATER_ATTENUATION_PER_MM, ParallelBeam
@@ -20,6 +23,27 @@ LIFTED_PER_PX = 0.04
 
 SCANNER = ParallelBeam(512, 800, 1440, 0.52, start_rad=0.0011)
 """The scanner of low-dose scans where none is given: as many views as 512 pixels need, pi / 2 x 512."""
+
+
+class Window(Protocol):
+    """A reconstruction kernel, as the window that multiplies the ramp."""
+
+    def window(self, beam: ParallelBeam) -> Tensor:
+        """W at the frequencies of `frequencies_per_px(beam)`, [frequency]."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredKernel:
+    """A kernel read from noise: W at `per_px` cycles per pixel, straight between, zero beyond."""
+
+    per_px: NDArray[np.float64]
+    values: NDArray[np.float64]
+
+    def window(self, beam: ParallelBeam) -> Tensor:
+        """W at the frequencies of `frequencies_per_px(beam)`, [frequency]."""
+        frequencies = frequencies_per_px(beam).numpy()
+        return torch.from_numpy(np.interp(frequencies, self.per_px, self.values, right=0.0)).float()
 
 
 @dataclass(frozen=True)
@@ -63,20 +87,34 @@ def log_variance(attenuation: Tensor, photons: float, missing_from: float | None
     return variance.clamp(0.0, STARVED_VARIANCE)
 
 
-def simulate_noise(
+@dataclass(frozen=True, eq=False)
+class RayNoise:
+    """Noise of post-log rays, `attenuation` [slice, view, detector], on the rays of `scanner`."""
+
+    attenuation: Tensor
+    scanner: ParallelBeam
+    pixel_mm: float
+
+    def reconstructed(self, kernel: Window) -> Tensor:
+        """What a kernel makes of it, HU [slice, row, column]."""
+        per_pixel = WATER_ATTENUATION_PER_MM * self.pixel_mm
+        slices = filtered_backprojection(self.attenuation, self.scanner, kernel.window(self.scanner))
+        return slices * (1000.0 / per_pixel)
+
+
+def draw_rays(
     hounsfield: Tensor,
     pixel_mm: float,
     photons: float,
-    kernel: Kernel,
     rng: torch.Generator,
     *,
     missing_from: float | None = None,
     scanner: ParallelBeam | None = None,
-) -> Tensor:
-    """Noise of a scan with `photons` quanta per reference ray, in HU, [slice, row, column].
+) -> RayNoise:
+    """Noise on the rays of a scan with `photons` quanta per reference ray.
 
-    `hounsfield` float32 [slice, row, column] is the object; add the result to it. `missing_from` as in
-    `log_variance`. The rays of `scanner` should be about twice as fine as the pixels, so that sharp kernels
+    `hounsfield` float32 [slice, row, column] is the object. `missing_from` as in `log_variance`. The rays of
+    `scanner` should be about twice as fine as the pixels, so that sharp kernels
     keep their texture, and must not be those of the virtual scanner the engine looks with: noise that is
     independent between the very rays it is looked at along is easier to take away than any real one.
     """
@@ -88,5 +126,20 @@ def simulate_noise(
     share = photons_per_bin(1.0, fine, pixel_mm)
     missing = None if missing_from is None else missing_from * share
     spread = log_variance(attenuation[..., : fine.detectors], photons * share, missing).sqrt()
-    rays = torch.randn(spread.shape, generator=rng) * spread
-    return filtered_backprojection(rays, fine, kernel.window(fine)) * (1000.0 / per_pixel)
+    return RayNoise(torch.randn(spread.shape, generator=rng) * spread, fine, pixel_mm)
+
+
+def simulate_noise(
+    hounsfield: Tensor,
+    pixel_mm: float,
+    photons: float,
+    kernel: Window,
+    rng: torch.Generator,
+    *,
+    missing_from: float | None = None,
+    scanner: ParallelBeam | None = None,
+) -> Tensor:
+    """Noise of a scan with `photons` quanta per reference ray, HU [slice, row, column]: `draw_rays`, seen
+    through a kernel. Add the result to `hounsfield`."""
+    rays = draw_rays(hounsfield, pixel_mm, photons, rng, missing_from=missing_from, scanner=scanner)
+    return rays.reconstructed(kernel)

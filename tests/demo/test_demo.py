@@ -8,13 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from pydicom import dcmread
 
 from dicomnode.__main__ import main
-from dicomnode.demo.acquisition import scan_again
+from dicomnode.demo.acquisition import LowDoseScan, learn_scanner, scan_again
+from dicomnode.demo.run import MADE_HERE
 from dicomnode.demo.source import WHEEL_SHA256, SourceUnavailable, lidc_series
-from dicomnode.dicom.series import read_series
+from dicomnode.dicom.series import CtSeries, read_series
+from dicomnode.physics.noise import measure_noise
 from dicomnode.physics.simulation import Kernel, simulate_noise
+from dicomnode.physics.spectrum import flat_patches, noise_power, with_gain
+from tests.conftest import missing
 from tests.makers import make_series
 
 CACHE = Path.home() / ".cache" / "dicomnode"
@@ -25,7 +30,7 @@ def example() -> list[Path]:
     try:
         return lidc_series(CACHE)
     except SourceUnavailable as error:
-        pytest.skip(str(error))
+        missing(str(error))
 
 
 @pytest.mark.slow
@@ -54,24 +59,65 @@ def test_demo_shows_its_numbers(example: list[Path], tmp_path: Path, dciodvfy: s
     assert report["series_in"] not in series
 
 
+def again(series: CtSeries, fraction: float, folder: Path) -> LowDoseScan:
+    return scan_again(series, learn_scanner(series, fraction, 1), folder, seed=1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fraction", [0.5, 0.1])
 def test_simulated_scan_has_the_noise_and_the_header_of_its_dose(tmp_path: Path, fraction: float) -> None:
-    """Noise of a known level in; what is added must be exactly what its dose lacks."""
-    y, x = np.mgrid[:192, :192] - 95.5
-    body = np.where(np.hypot(x, y) < 75, 40.0, -1000.0).astype(np.float32)
+    """Noise of a known level in, finer on one side; what is added must be what its dose lacks, everywhere."""
+    y, x = np.mgrid[:256, :256] - 127.5
+    body = np.where(np.hypot(x, y) < 110, 40.0, -1000.0).astype(np.float32)
     stack = torch.from_numpy(np.stack([body] * 3))
-    noise = simulate_noise(stack, 1.6, 2e5, Kernel(0.5), torch.Generator().manual_seed(0)).numpy()
-    noise *= 12.0 / noise[:, np.hypot(x, y) < 65].std()
-    source = make_series(tmp_path / "source", body + noise, pixel_spacing_mm=(1.6, 1.6), signed=True)
+    noise = simulate_noise(stack, 1.2, 2e5, Kernel(0.6), torch.Generator().manual_seed(0)).numpy()
+    gain = np.repeat(np.linspace(0.7, 2.5, 16)[None], 16, axis=0)
+    noise = np.stack([with_gain(image, gain, (0.25, 0.4)) for image in noise])
+    noise *= 12.0 / noise[:, np.hypot(x, y) < 95].std()
+    source = make_series(tmp_path / "source", body + noise, pixel_spacing_mm=(1.2, 1.2), signed=True)
     original = read_series(source)
-    written = read_series(scan_again(original, fraction, tmp_path / "low", seed=1).paths)
-    added = (written.hounsfield - original.hounsfield)[:, np.hypot(x, y) < 65]
-    assert added.std() == pytest.approx(12.0 * (1.0 / fraction - 1.0) ** 0.5, rel=0.12)
-    assert abs(added.mean()) < 0.5
+    written = read_series(again(original, fraction, tmp_path / "low").paths)
+    added, lacks = written.hounsfield - original.hounsfield, (1.0 / fraction - 1.0) ** 0.5
+    inside = np.hypot(x, y) < 95
+    assert added[:, inside].std() == pytest.approx(12.0 * lacks, rel=0.12)
+    assert abs(added[:, inside].mean()) < 0.5
+    for place in (inside & (x < -40), inside & (abs(x) < 30), inside & (x > 40)):
+        assert added[:, place].std() == pytest.approx(noise[:, place].std() * lacks, rel=0.2)
     for keyword in ("XRayTubeCurrent", "CTDIvol"):
         before, after = (float(s.headers[0][keyword].value) for s in (original, written))
         assert after == pytest.approx(before * fraction, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_quarter_of_the_dose_of_a_real_scan_is_a_quarter(example: list[Path], tmp_path: Path) -> None:
+    """By frequency and level in flat tissue, by level in the air around the patient."""
+    whole = read_series(example)
+    scanner = learn_scanner(whole, 0.25, 1)
+    original = read_series(whole.source_paths[38:45])
+    low = scan_again(original, scanner, tmp_path, seed=1).hounsfield
+    before, after = (measure_noise(v, original.pixel_spacing_mm[0]) for v in (original.hounsfield, low))
+    assert before is not None
+    assert after is not None
+    assert (before.std_hu / after.std_hu) ** 2 == pytest.approx(0.25, rel=0.15)
+    tissue, air = (
+        _added_over_own(original.hounsfield, low, span_hu) for span_hu in ((0.0, 120.0), (-1010.0, -990.0))
+    )
+    assert tissue[0] == pytest.approx(np.full(11, 3.0), rel=0.3)
+    assert tissue[1] == pytest.approx(3.0, rel=0.1)
+    # in air the fit is held back: coarse grain is only ever taken away from
+    assert 2.0 < air[1] < 3.3
+
+
+def _added_over_own(
+    before: NDArray[np.float32], after: NDArray[np.float32], span_hu: tuple[float, float]
+) -> tuple[NDArray[np.float64], float]:
+    """Noise power added over that at hand in the flattest squares of a tissue: by frequency, and in all."""
+    y, x = np.mgrid[:512, :512] - 255.5
+    measured = np.where(np.hypot(x, y) < 245, before, np.float32(3000.0))
+    patches = flat_patches(measured, most=200, tissue_hu=span_hu)
+    own, added = (noise_power(volume, patches).power[3:14] for volume in (before, after - before))
+    return added / own, float(added.sum() / own.sum())
 
 
 def test_a_wheel_that_is_not_the_pinned_one_is_refused(tmp_path: Path) -> None:
@@ -91,6 +137,28 @@ def test_wrong_arguments_are_told(given: list[str], capsys: pytest.CaptureFixtur
 def test_an_empty_folder_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--series", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
     assert "holds no files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["low-dose", "pacs"])
+def test_what_no_demonstration_made_is_left_alone(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_series(tmp_path / "source")
+    mine = tmp_path / "out" / name / "thesis.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("years of work")
+    given = ["demo", "--series", str(tmp_path / "source"), "--output", str(tmp_path / "out")]
+    assert main(given) == 1
+    assert mine.read_text() == "years of work"
+    assert "left alone" in capsys.readouterr().err
+
+
+def test_the_series_to_scan_is_never_cleared_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = make_series(tmp_path / "low-dose")
+    (tmp_path / "low-dose" / MADE_HERE).touch()
+    assert main(["demo", "--series", str(tmp_path / "low-dose"), "--output", str(tmp_path)]) == 1
+    assert all(path.exists() for path in files)
+    assert "choose another --output" in capsys.readouterr().err
 
 
 def test_runs_as_a_module() -> None:

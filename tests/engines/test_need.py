@@ -13,6 +13,7 @@ from dicomnode.engines.start_step import PhotonSchedule, StartStep
 from dicomnode.engines.unet import UNet, UNetShape
 
 SCHEDULE = PhotonSchedule()
+PIXEL_MM = 0.7
 START = StartStep(9, 25000.0, 0.1, 60.0, 0.5, "noise", None)
 
 
@@ -103,7 +104,7 @@ def noise_image(seed: int, side: int = 128) -> Tensor:
 def test_bound_passes_noise_and_keeps_the_mean() -> None:
     noise = noise_image(0)
     low_dose = noise + 40.0
-    out = bounded(low_dose, low_dose - noise - 7.0)
+    out = bounded(low_dose, low_dose - noise - 7.0, PIXEL_MM)
     assert float(out.std()) < 0.4 * float(low_dose.std())
     assert abs(float((out - low_dose).mean())) < 0.8  # of the 7 HU that were proposed
 
@@ -113,28 +114,68 @@ def disc(radius_px: float, side: int = 128) -> Tensor:
     return (torch.hypot(x, y) < radius_px).float()[None]
 
 
-@pytest.mark.parametrize("radius_px", [1.5, 3.0, 6.0, 10.0])
-def test_what_stands_out_is_not_erased(radius_px: float) -> None:
-    """An engine that takes away all noise, and with it a disc of ten deviations of the noise."""
-    noise, spot = noise_image(1) * 0.33, disc(radius_px)
-    contrast = 10.0 * float(noise.std())
-    low_dose = noise + contrast * spot
-    out = bounded(low_dose, torch.zeros_like(noise))
-    assert float((out * spot).sum() / spot.sum()) > 0.5 * contrast
+RADII_PX = [1.5, 3.0, 6.0, 10.0]
 
 
-@pytest.mark.parametrize("radius_px", [1.5, 3.0, 6.0, 10.0])
-def test_what_is_not_there_is_not_invented(radius_px: float) -> None:
-    noise, spot = noise_image(1) * 0.33, disc(radius_px)
-    contrast = 10.0 * float(noise.std())
-    out = bounded(noise, contrast * spot)
-    assert float((out * spot).sum() / spot.sum()) < 0.5 * contrast
+def mean_over(spot: Tensor, image: Tensor) -> float:
+    return float((image * spot).sum() / spot.sum())
+
+
+@pytest.mark.parametrize("radius_px", RADII_PX)
+@pytest.mark.parametrize(("deviations", "at_least"), [(3, 0.2), (5, 0.5), (10, 0.7)])
+def test_what_stands_out_is_not_erased(radius_px: float, deviations: float, at_least: float) -> None:
+    """An engine that takes away all noise, and with it a disc of so many deviations of the noise."""
+    spot, kept = disc(radius_px), []
+    for seed in range(6):
+        noise = noise_image(seed) * 0.33
+        contrast = deviations * float(noise.std())
+        with_spot, without = (
+            bounded(image, torch.zeros_like(noise), PIXEL_MM) for image in (noise + contrast * spot, noise)
+        )
+        kept.append(mean_over(spot, with_spot - without) / contrast)
+    assert np.mean(kept) > at_least
+
+
+@pytest.mark.parametrize("radius_px", RADII_PX)
+@pytest.mark.parametrize(("deviations", "at_most"), [(3, 0.6), (5, 0.4), (10, 0.3)])
+def test_what_is_not_there_is_hardly_drawn(radius_px: float, deviations: float, at_most: float) -> None:
+    spot, drawn = disc(radius_px), []
+    for seed in range(6):
+        noise = noise_image(seed) * 0.33
+        contrast = deviations * float(noise.std())
+        with_spot, without = (
+            bounded(noise, proposed, PIXEL_MM) for proposed in (contrast * spot, torch.zeros_like(noise))
+        )
+        drawn.append(mean_over(spot, with_spot - without) / contrast)
+    assert np.mean(drawn) < at_most
+
+
+def test_a_spot_does_not_raise_its_own_limit() -> None:
+    """The more there is of it, the less of its share may go."""
+    noise, spot = noise_image(1) * 0.33, disc(10.0)
+    shares = []
+    for deviations in (5.0, 20.0, 80.0):
+        contrast = deviations * float(noise.std())
+        out = bounded(noise + contrast * spot, torch.zeros_like(noise), PIXEL_MM)
+        shares.append(mean_over(spot, out) / contrast)
+    assert shares == sorted(shares)
+
+
+def test_bounds_are_in_millimetres() -> None:
+    """A spot of one size in mm is protected alike on fine and coarse pixels."""
+    shares = []
+    for pixel_mm, radius_px in ((0.5, 6.0), (1.0, 3.0)):
+        noise, spot = noise_image(1, 192) * 0.33, disc(radius_px, 192)
+        contrast = 8.0 * float(noise.std())
+        out = bounded(noise + contrast * spot, torch.zeros_like(noise), pixel_mm)
+        shares.append(mean_over(spot, out) / contrast)
+    assert shares[0] == pytest.approx(shares[1], abs=0.15)
 
 
 def test_any_size_is_bounded() -> None:
     for shape in ((1, 4, 4), (1, 7, 300), (2, 64, 3)):
         x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 40
-        assert torch.isfinite(bounded(x, torch.zeros(shape))).all()
+        assert torch.isfinite(bounded(x, torch.zeros(shape), PIXEL_MM)).all()
 
 
 def test_inputs_are_in_units_of_the_noise() -> None:

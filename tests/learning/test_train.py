@@ -9,7 +9,15 @@ import torch
 from dicomnode.engines.catalog import load_engine
 from dicomnode.errors import WeightsMismatch
 from dicomnode.learning import draw
-from dicomnode.learning.corpus import PackedExample, Slice, build, load_example, make_example, random_kernel
+from dicomnode.learning.corpus import (
+    PackedExample,
+    Slice,
+    build,
+    load_example,
+    make_example,
+    random_fine_gain,
+    random_kernel,
+)
 from dicomnode.learning.publish import publish
 from dicomnode.learning.recipe import Corpus, Recipe, Stage, load_recipe
 from dicomnode.learning.train import Trainer
@@ -87,6 +95,16 @@ def test_kernels_are_finite_and_pass_low_frequencies(seed: int) -> None:
     window = random_kernel(np.random.default_rng(seed), (0.28, 2.0)).window(ParallelBeam(SIDE, 60, 140, 1.0))
     assert bool(torch.isfinite(window).all())
     assert float(window[0]) >= 1.0
+
+
+def test_fine_grain_grows_to_one_side_or_not_at_all() -> None:
+    gains = [random_fine_gain(np.random.default_rng(seed)) for seed in range(60)]
+    assert all(gain.min() >= 0.999 and gain.max() <= 5.0 for gain in gains)
+    even = sum(float(np.ptp(gain)) == 0.0 for gain in gains)
+    assert 10 <= even <= 30
+    rim = [(gain[16, 0], gain[0, 16], gain[16, -1], gain[-1, 16]) for gain in gains]
+    assert max(max(ends) / min(ends) for ends in rim) > 2.5
+    assert all(gain[15:17, 15:17].max() < 1.02 for gain in gains)
 
 
 def test_resumed_run_is_the_unbroken_run(example: PackedExample, tmp_path: Path) -> None:

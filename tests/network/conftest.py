@@ -1,5 +1,6 @@
 """Peers for the network tests: real sockets on loopback, pynetdicom and DCMTK on the other end."""
 
+import io
 import os
 import socket
 import subprocess
@@ -11,13 +12,17 @@ from pathlib import Path
 from socketserver import BaseServer
 
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
+from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import CTImageStorage, Verification
 
+from dicomnode.network import part10
 from dicomnode.network.receive import AssociationOutcome, ReceivedInstance, Receiver
 from dicomnode.settings import Destination, Settings
 from dicomnode.spool import Spool
+from tests.makers import make_series
 
 CALLER = "SCANNER"
 NODE = "NODE"
@@ -181,3 +186,55 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def series(tmp_path):
+    return make_series(tmp_path / "series", slices=6)
+
+
+class Sender:
+    """A pynetdicom SCU that can say what no proper one would."""
+
+    def __init__(self, node: Node, syntax: str = ExplicitVRLittleEndian, calling: str = CALLER) -> None:
+        entity = AE(ae_title=calling)
+        entity.add_requested_context(CTImageStorage, syntax)
+        entity.add_requested_context(Verification)
+        self.association = entity.associate(
+            "127.0.0.1", node.port, ae_title=NODE, evt_handlers=[(evt.EVT_CONN_OPEN, no_delay)]
+        )
+
+    def send(self, path: Path, **changes: object) -> Dataset:
+        """Send the data set of a file as it lies there, with parts of the request exchanged."""
+        meta = part10.read_meta(path)
+        values = {"sop_class": meta.sop_class_uid, "uid": meta.sop_instance_uid, "data": data_set_of(path)}
+        return self.send_raw(**(values | changes))  # type: ignore[arg-type]
+
+    def send_raw(self, sop_class: str, uid: str, data: bytes) -> Dataset:
+        request = C_STORE()
+        request.MessageID, request.Priority = 1, 2
+        request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = sop_class, uid
+        request.DataSet = io.BytesIO(data)
+        association = self.association
+        association._reactor_checkpoint.clear()
+        while not association._is_paused:
+            time.sleep(0.0001)
+        context = next(cx for cx in association.accepted_contexts if cx.abstract_syntax == CTImageStorage)
+        association.dimse.send_msg(request, context.context_id)
+        _, answer = association.dimse.get_msg(block=True)
+        association._reactor_checkpoint.set()
+        told = Dataset()
+        if answer is not None:
+            told.Status, told.ErrorComment = answer.Status, answer.ErrorComment
+        return told
+
+
+@pytest.fixture
+def sender(node):
+    sender = Sender(node)
+    yield sender
+    sender.association.release()
+
+
+def filed(node: Node) -> list[Path]:
+    return sorted(node.spool.incoming.rglob("*.dcm"))

@@ -62,8 +62,12 @@ class NeedEngine:
         pixel_mm: float,
         rng: torch.Generator | None = None,
     ) -> Tensor:
-        """Projections at normal dose: attenuation [slice, view, detector] in and out."""
+        """Projections at normal dose: attenuation [slice, view, detector] in and out.
+
+        `rng` draws the photons between two passes where the card says `refill: drawn`.
+        """
         passes = self.card.projection_passes
+        rng = rng if self.card.refill == "drawn" else None
         return torch.cat(
             [
                 spdiff.clean(self.projection, s[None], start, self.schedule, passes, pixel_mm, rng)

@@ -4,7 +4,8 @@ The published process thins and refills photon counts. What a PACS sends is an i
 projected again, is correlated and far weaker than Poisson noise of the same dose: the published rule from
 dose to step would then smooth too much or do nothing. So the network here is trained on reprojected noise of
 known photon level and kernel, the step comes from the true photons, and the refill keeps its form with the
-mean in place of the drawn photons (or drawn, where a card asks for it).
+mean in place of the drawn photons, or drawn (`refill` of the card). How many passes the path from the start
+step is walked in stands in the card too; with one pass the first answer is the last, and nothing is refilled.
 """
 
 import math
@@ -73,7 +74,7 @@ def clean(
 ) -> Tensor:
     """Reverse process for one slice: attenuation [1, view, detector] from step k* to normal dose.
 
-    At step 0 (normal dose) or with no passes it is the identity.
+    At step 0 (normal dose) or with no passes it is the identity. With `rng` refilled photons are drawn.
     """
     y, state = sinograms, start
     steps = (*schedule.path(start.step, passes), 0)
