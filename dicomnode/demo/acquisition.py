@@ -46,6 +46,7 @@ LEAST_PATCHES = 24
 ANATOMY_BELOW_PER_PX = 3 / 24
 """Below it even flat tissue varies by more than its noise; there the window of the kernel is level."""
 
+FINER_UNITS = ("ExposureInuAs", "ExposureInmAs", "XRayTubeCurrentInuA", "XRayTubeCurrentInmA")
 FITTING_ROUNDS = 3
 ANATOMY_GONE = 0.10
 FINE_BEGINS, FINE_HOLDS = 0.70, 0.25
@@ -112,7 +113,8 @@ def scan_again(
 ) -> LowDoseScan:
     """Simulate the series at the lower dose and write it as a new ORIGINAL series of the study."""
     pixel_mm, fraction = series.pixel_spacing_mm[0], scanner.fraction
-    noisy = series.hounsfield + _missing_noise(series.hounsfield, pixel_mm, scanner, seed, on_slice)
+    noisy = series.hounsfield + missing_noise(series.hounsfield, pixel_mm, scanner, seed, on_slice)
+    noisy = np.maximum(noisy, _floor_hu(series.hounsfield))
     folder.mkdir(parents=True, exist_ok=True)
     uid = generate_uid(
         entropy_srcs=["low-dose scan", series.series_instance_uid, f"{fraction:.6f}", str(seed)]
@@ -129,13 +131,23 @@ def without_padding(series: CtSeries, hounsfield: Volume) -> Volume:
     return hounsfield if series.padding is None else np.where(series.padding, air, hounsfield)
 
 
+def _floor_hu(hounsfield: Volume) -> float:
+    """The HU at which this scanner cuts off the noise of air, or minus infinity: there values pile up."""
+    lowest = float(hounsfield.min())
+    piled, next_to_it = (int((np.abs(hounsfield - lowest - step) < 0.5).sum()) for step in (0, 1))
+    return lowest if piled > 2 * next_to_it else -np.inf
+
+
 # --- noise -------------------------------------------------------------------------------------------
 
 
 def _missing_rays(
     image: NDArray[np.float32], pixel_mm: float, photons: float, fraction: float, rng: torch.Generator
 ) -> RayNoise:
-    tissue = torch.from_numpy(np.clip(image, -1000.0, 3071.0))[None]
+    rows, columns = image.shape
+    side = max(rows, columns)
+    square = np.pad(image, ((0, side - rows), (0, side - columns)), constant_values=-1000.0)
+    tissue = torch.from_numpy(np.clip(square, -1000.0, 3071.0))[None]
     return draw_rays(tissue, pixel_mm, photons * fraction, rng, missing_from=photons)
 
 
@@ -164,15 +176,15 @@ def _fit_kernel(
     return MeasuredKernel(own.per_px, values)
 
 
-def _missing_noise(
-    hounsfield: Volume, pixel_mm: float, scanner: Scanner, seed: int, on_slice: Observer | None
+def missing_noise(
+    hounsfield: Volume, pixel_mm: float, scanner: Scanner, seed: int, on_slice: Observer | None = None
 ) -> Volume:
     """The noise [slice, row, column] that the slices lack at the lower dose, HU."""
     rng = torch.Generator().manual_seed(seed)
     noise = np.empty_like(hounsfield)
     for k, image in enumerate(hounsfield):
         rays = _missing_rays(image, pixel_mm, scanner.photons, scanner.fraction, rng)
-        noise[k] = rays.reconstructed(scanner.kernel)[0].numpy()
+        noise[k] = rays.reconstructed(scanner.kernel)[0, : image.shape[0], : image.shape[1]].numpy()
         if on_slice:
             on_slice("scan", k + 1, len(noise))
     begins, holds = scanner.own.highest(FINE_BEGINS), scanner.own.highest(FINE_HOLDS)
@@ -245,6 +257,9 @@ def _write_dose(dataset: Dataset, fraction: float) -> None:
         dataset.Exposure = round(float(dataset.Exposure) * fraction)
     elif dataset.get("XRayTubeCurrent") and dataset.get("ExposureTime"):
         dataset.Exposure = round(float(dataset.XRayTubeCurrent) * float(dataset.ExposureTime) / 1000.0)
+    for keyword in FINER_UNITS:
+        if dataset.get(keyword):
+            dataset[keyword].value = type(dataset[keyword].value)(float(dataset[keyword].value) * fraction)
     if dataset.get("CTDIvol"):
         dataset.CTDIvol = float(dataset.CTDIvol) * fraction
         return

@@ -6,7 +6,6 @@ Scan with less dose, send, wait for what comes back, and measure it against the 
 import argparse
 import json
 import math
-import shutil
 import socket
 import tempfile
 import threading
@@ -43,7 +42,7 @@ CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 SENDER, NODE, ARCHIVE = "SCANNER", "DICOMNODE", "PACS"
 GIVE_UP_SECONDS = 3600.0
 MADE_HERE = "made-by-dicomnode-demo"
-"""A file in each folder that the next run may empty."""
+"""A file in each folder whose images the next run may replace."""
 
 Volume = NDArray[np.float32]
 
@@ -231,10 +230,11 @@ def _check_room(out: Path, sources: Sequence[Path]) -> None:
 
 
 def _make_room(out: Path) -> None:
-    """Empty the two folders of an earlier run, and nothing else."""
+    """Take the images of an earlier run out of its two folders, and nothing else."""
     for folder in (out / "low-dose", out / "pacs"):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        for image in folder.glob("*.dcm"):
+            image.unlink()
         (folder / MADE_HERE).touch()
 
 

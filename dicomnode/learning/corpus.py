@@ -6,6 +6,7 @@ projection are linear, any strength is mixed later at no cost.
 """
 
 import gzip
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,7 @@ def random_fine_gain(rng: np.random.Generator) -> NDArray[np.float64]:
 def build(corpus: Corpus, folder: Path, seed: int, console: Console) -> list[Path]:
     """Write one file an example into `folder`, going on where an earlier run stopped."""
     folder.mkdir(parents=True, exist_ok=True)
+    _same_recipe(corpus, folder, seed)
     whole = folder / "complete"
     if whole.exists():
         return sorted(folder.glob("*.npz"))
@@ -137,6 +139,17 @@ def build(corpus: Corpus, folder: Path, seed: int, console: Console) -> list[Pat
             progress.advance(task)
     whole.touch()
     return paths
+
+
+def _same_recipe(corpus: Corpus, folder: Path, seed: int) -> None:
+    """Note what a corpus is made of; TrainingError where it was begun from something else."""
+    note, made_of = folder / "recipe.json", json.dumps({"seed": seed, **corpus.model_dump(mode="json")})
+    if not note.exists():
+        if any(folder.glob("*.npz")):
+            raise TrainingError(f"{folder} does not say what it was made of: choose another --run")
+        note.write_text(made_of)
+    elif note.read_text() != made_of:
+        raise TrainingError(f"{folder} was made from another recipe: choose another --run, or remove it")
 
 
 def make_example(piece: Slice, corpus: Corpus, beam: ParallelBeam, rng: np.random.Generator) -> Example:

@@ -21,7 +21,6 @@ class Source(_Section):
     licence: str
     kind: Literal["dicom", "nrrd"] = "dicom"
     every: Annotated[int, Field(ge=1)] = 1
-    only_axial: bool = True
 
 
 class Corpus(_Section):
@@ -66,6 +65,7 @@ class Recipe(_Section):
     refill: Literal["mean", "drawn"] = "mean"
     mirrorings: int = 1
     prior_variants: int = 2
+    prior_passes: int = 1
     card: dict[str, str] = {}
 
 

@@ -140,7 +140,7 @@ class Session:
         sinogram = torch.from_numpy(noisy)[None].to(self.device)
         state = draw.state_of(example, mix)
         cleaned = spdiff.clean(
-            network, sinogram, state, PhotonSchedule(), self.recipe.projection_passes, example.pixel_mm
+            network, sinogram, state, PhotonSchedule(), self.recipe.prior_passes, example.pixel_mm
         )
         corpus = self.recipe.corpus
         beam = ParallelBeam(512, corpus.views, corpus.detectors, corpus.pitch_px).for_side(

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from dicomnode.engines.catalog import load_engine
-from dicomnode.errors import WeightsMismatch
+from dicomnode.errors import TrainingError, WeightsMismatch
 from dicomnode.learning import draw
 from dicomnode.learning.corpus import (
     PackedExample,
@@ -97,6 +98,18 @@ def test_kernels_are_finite_and_pass_low_frequencies(seed: int) -> None:
     assert float(window[0]) >= 1.0
 
 
+def test_a_corpus_of_another_recipe_is_not_gone_on_with(tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "recipe.json").write_text('{"seed": 1}')
+    with pytest.raises(TrainingError, match="another recipe"):
+        build(Corpus(sources=()), folder, 2, Console(quiet=True))
+    (folder / "recipe.json").unlink()
+    (folder / "00000.npz").touch()
+    with pytest.raises(TrainingError, match="does not say"):
+        build(Corpus(sources=()), folder, 2, Console(quiet=True))
+
+
 def test_fine_grain_grows_to_one_side_or_not_at_all() -> None:
     gains = [random_fine_gain(np.random.default_rng(seed)) for seed in range(60)]
     assert all(gain.min() >= 0.999 and gain.max() <= 5.0 for gain in gains)
@@ -146,7 +159,6 @@ def test_published_model_loads_and_is_checked(example: PackedExample, tmp_path: 
 
 @pytest.mark.slow
 def test_corpus_from_dicom_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    from rich.console import Console
 
     from dicomnode.learning.recipe import Source
     from tests.makers import make_series
