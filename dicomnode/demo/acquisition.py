@@ -48,6 +48,7 @@ ANATOMY_BELOW_PER_PX = 3 / 24
 
 FINER_UNITS = ("ExposureInuAs", "ExposureInmAs", "XRayTubeCurrentInuA", "XRayTubeCurrentInmA")
 FITTING_ROUNDS = 3
+LEAST_PILED = 1e-4
 ANATOMY_GONE = 0.10
 FINE_BEGINS, FINE_HOLDS = 0.70, 0.25
 """Shares of the peak of the noise power. Where it has fallen to the first the kernel leaves noise but hardly
@@ -135,7 +136,8 @@ def _floor_hu(hounsfield: Volume) -> float:
     """The HU at which this scanner cuts off the noise of air, or minus infinity: there values pile up."""
     lowest = float(hounsfield.min())
     piled, next_to_it = (int((np.abs(hounsfield - lowest - step) < 0.5).sum()) for step in (0, 1))
-    return lowest if piled > 2 * next_to_it else -np.inf
+    many = max(2 * next_to_it, LEAST_PILED * hounsfield.size)  # a lowest value alone is chance
+    return lowest if piled > many else -np.inf
 
 
 # --- noise -------------------------------------------------------------------------------------------

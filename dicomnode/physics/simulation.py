@@ -114,9 +114,9 @@ def draw_rays(
     """Noise on the rays of a scan with `photons` quanta per reference ray.
 
     `hounsfield` float32 [slice, row, column] is the object. `missing_from` as in `log_variance`. The rays of
-    `scanner` should be about twice as fine as the pixels, so that sharp kernels
-    keep their texture, and must not be those of the virtual scanner the engine looks with: noise that is
-    independent between the very rays it is looked at along is easier to take away than any real one.
+    `scanner` should be about twice as fine as the pixels, so that sharp kernels keep their texture, and must
+    not be those of the virtual scanner the engine looks with: noise that is independent between the very rays
+    it is looked at along is easier to take away than any real one.
     """
     fine = scanner or SCANNER.for_side(hounsfield.shape[-1])
     coarse = replace(fine, detectors=-(-fine.detectors // 2), pitch_px=2 * fine.pitch_px)

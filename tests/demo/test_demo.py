@@ -195,3 +195,20 @@ def test_the_floor_of_the_scanner_is_kept(tmp_path: Path) -> None:
     files = make_series(tmp_path / "source", floored, pixel_spacing_mm=(2.0, 2.0), signed=True)
     scan = again(read_series(files), 0.1, tmp_path / "low")
     assert scan.hounsfield.min() == -1024.0
+
+
+def test_a_scanner_without_a_floor_gets_none(tmp_path: Path) -> None:
+    """The lowest value of a scan is not a floor because it is the lowest."""
+    y, x = np.mgrid[:128, :128] - 63.5
+    body = np.where(np.hypot(x, y) < 50, 40.0, -1000.0)
+    noisy = np.stack([body] * 3) + np.random.default_rng(0).normal(0.0, 12.0, (3, 128, 128))
+    files = make_series(
+        tmp_path / "source",
+        noisy.astype(np.float32),
+        pixel_spacing_mm=(2.0, 2.0),
+        signed=True,
+        bits_stored=16,
+    )
+    original = read_series(files)
+    scan = again(original, 0.1, tmp_path / "low")
+    assert scan.hounsfield.min() < original.hounsfield.min() - 10.0
