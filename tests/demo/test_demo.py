@@ -202,6 +202,7 @@ def test_a_scanner_without_a_floor_gets_none(tmp_path: Path) -> None:
     y, x = np.mgrid[:128, :128] - 63.5
     body = np.where(np.hypot(x, y) < 50, 40.0, -1000.0)
     noisy = np.stack([body] * 3) + np.random.default_rng(0).normal(0.0, 12.0, (3, 128, 128))
+    noisy[0, 0, 0] = noisy.min() - 3.0  # alone at the bottom
     files = make_series(
         tmp_path / "source",
         noisy.astype(np.float32),
