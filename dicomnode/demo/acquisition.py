@@ -4,6 +4,7 @@ Missing noise is drawn in the projections and follows what noise the scan has it
 the kernel is the scanner's, and by place. The header is as a scanner writes it.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydicom import dcmread
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.filewriter import dcmwrite
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.codedict import codes
+from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.valuerep import DSfloat
 from scipy import ndimage
 
-from dicomnode.dicom.dose import read_dose
+from dicomnode.dicom.dose import DoseReading, read_dose
 from dicomnode.dicom.pixels import restore, to_stored
 from dicomnode.dicom.series import CtSeries
+from dicomnode.dicom.values import items, number
+from dicomnode.dicom.verbatim import copy_elements, decode_header
 from dicomnode.engines.enhance import Observer
 from dicomnode.errors import DoseUnknown
 from dicomnode.physics.noise import measure_noise
@@ -46,7 +52,9 @@ LEAST_PATCHES = 24
 ANATOMY_BELOW_PER_PX = 3 / 24
 """Below it even flat tissue varies by more than its noise; there the window of the kernel is level."""
 
-FINER_UNITS = ("ExposureInuAs", "ExposureInmAs", "XRayTubeCurrentInuA", "XRayTubeCurrentInmA")
+TUBE_CURRENT = (
+    *("XRayTubeCurrent", "XRayTubeCurrentInuA", "XRayTubeCurrentInmA", "ExposureInuAs", "ExposureInmAs"),
+)
 FITTING_ROUNDS = 3
 LEAST_PILED = 1e-4
 ANATOMY_GONE = 0.10
@@ -226,53 +234,81 @@ def _reference(paths: Sequence[Path], fraction: float, diameter_mm: float) -> Do
 def _write(
     series: CtSeries, k: int, hounsfield: NDArray[np.float32], fraction: float, series_uid: str, folder: Path
 ) -> Path:
-    dataset = dcmread(series.source_paths[k])
-    if dataset.file_meta.TransferSyntaxUID.is_compressed:
-        dataset.decompress()
+    dataset = copy_elements(decode_header(series.encoded_headers[k]), _is_plain)
     dataset.SeriesInstanceUID = series_uid
     dataset.SOPInstanceUID = generate_uid(entropy_srcs=[series_uid, str(series.headers[k].SOPInstanceUID)])
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.SeriesNumber = int(dataset.get("SeriesNumber") or 0) + 1
     dataset.SeriesDescription = f"Simulated, {100 * fraction:g} % dose"
-    _write_dose(dataset, fraction)
+    _write_dose(dataset, series.headers[k], fraction)
     padding = None if series.padding is None else series.padding[k]
     header = series.headers[k]
     stored = restore(header, to_stored(header, hounsfield), series.stored[k], padding)
-    dataset.PixelData = stored.astype(stored.dtype.newbyteorder("<")).tobytes()
-    dataset["PixelData"].VR = "OW"
+    dataset.add_new("PixelData", "OW", stored.astype(stored.dtype.newbyteorder("<")).tobytes())
     path = folder / f"{k:04d}.dcm"
-    dataset.save_as(path, enforce_file_format=True)
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    file = FileDataset(str(path), dataset, file_meta=meta, preamble=b"\0" * 128)
+    file.set_original_encoding(False, True, dataset.original_character_set)
+    dcmwrite(path, file, implicit_vr=False, little_endian=True, enforce_file_format=True)
     return path
 
 
-def _write_dose(dataset: Dataset, fraction: float) -> None:
-    """mA, Exposure and CTDIvol of the lower dose.
+def _is_plain(tag: BaseTag) -> bool:
+    """Neither private (scanners repeat their dose there) nor an overlay in the old pixels."""
+    return not tag.is_private and tag.group & 0xFF01 != 0x6000
 
-    The first two are scaled, the third is read from them if absent. An Exposure that does not fit the other
-    exposure tags, as old GE scanners write it, becomes mA x time: a share of it would be no better.
+
+def told_dose(header: Dataset) -> DoseReading:
+    """The dose of one image.
+
+    An Exposure that does not fit the other exposure tags, as old GE scanners write it, counts as mA x time.
     """
-    exposure_is_readable = read_dose([dataset]).mean_mas is not None
-    if dataset.get("XRayTubeCurrent"):
-        dataset.XRayTubeCurrent = round(float(dataset.XRayTubeCurrent) * fraction)
-    if dataset.get("Exposure") and exposure_is_readable:
-        dataset.Exposure = round(float(dataset.Exposure) * fraction)
-    elif dataset.get("XRayTubeCurrent") and dataset.get("ExposureTime"):
-        dataset.Exposure = round(float(dataset.XRayTubeCurrent) * float(dataset.ExposureTime) / 1000.0)
-    for keyword in FINER_UNITS:
-        if dataset.get(keyword):
-            dataset[keyword].value = type(dataset[keyword].value)(float(dataset[keyword].value) * fraction)
-    if dataset.get("CTDIvol"):
-        dataset.CTDIvol = float(dataset.CTDIvol) * fraction
+    reading = read_dose([header])
+    if reading.mean_ctdivol_mgy is not None:
+        return reading
+    plain = copy.copy(header)
+    _set_plain_exposure(plain)
+    return read_dose([plain])
+
+
+def _write_dose(dataset: Dataset, header: Dataset, fraction: float) -> None:
+    """mA, Exposure and CTDIvol of the lower dose; CTDIvol is a share of what the original header tells."""
+    for keyword in TUBE_CURRENT:
+        _scale(dataset, keyword, fraction)
+    if read_dose([header]).mean_mas is not None:
+        _scale(dataset, "Exposure", fraction)
+    else:
+        _set_plain_exposure(dataset)
+    for second_tube in items(dataset, "CTAdditionalXRaySourceSequence"):
+        for keyword in ("Exposure", *TUBE_CURRENT):
+            _scale(second_tube, keyword, fraction)
+    reading = told_dose(header)
+    if reading.mean_ctdivol_mgy is not None:
+        dataset.CTDIvol = reading.mean_ctdivol_mgy * fraction
+        if reading.phantom_cm and "CTDIPhantomTypeCodeSequence" not in dataset:
+            dataset.CTDIPhantomTypeCodeSequence = DicomSequence([_phantom(reading.phantom_cm)])
+
+
+def _set_plain_exposure(dataset: Dataset) -> None:
+    current, milliseconds = number(dataset, "XRayTubeCurrent"), number(dataset, "ExposureTime")
+    if current and milliseconds:
+        dataset.Exposure = round(current * milliseconds / 1000.0)
+
+
+def _scale(dataset: Dataset, keyword: str, fraction: float) -> None:
+    """Lower one value in place, as its value representation can hold it."""
+    value = number(dataset, keyword)
+    if not value:
         return
-    reading = read_dose([dataset])
-    if reading.ctdivol_mgy[0] is not None:
-        dataset.CTDIvol = round(reading.ctdivol_mgy[0], 3)
-        phantom = (
-            codes.DCM.IECHeadDosimetryPhantom
-            if reading.phantom_cm == 16
-            else codes.DCM.IECBodyDosimetryPhantom
-        )
-        item = Dataset()
-        item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = phantom.value, "DCM", phantom.meaning
-        dataset.CTDIPhantomTypeCodeSequence = DicomSequence([item])
+    element, lower = dataset[keyword], value * fraction
+    if element.VR == "IS":
+        element.value = max(round(lower), 1)
+    else:
+        element.value = DSfloat(lower, auto_format=True) if element.VR == "DS" else lower
+
+
+def _phantom(diameter_cm: int) -> Dataset:
+    code = codes.DCM.IECHeadDosimetryPhantom if diameter_cm == 16 else codes.DCM.IECBodyDosimetryPhantom
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, "DCM", code.meaning
+    return item

@@ -6,6 +6,7 @@ Scan with less dose, send, wait for what comes back, and measure it against the 
 import argparse
 import json
 import math
+import re
 import socket
 import tempfile
 import threading
@@ -24,13 +25,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from dicomnode.demo.acquisition import LowDoseScan, learn_scanner, scan_again, without_padding
+from dicomnode.demo.acquisition import LowDoseScan, learn_scanner, scan_again, told_dose, without_padding
 from dicomnode.demo.archive import Archive
 from dicomnode.demo.picture import draw
+from dicomnode.demo.room import LOW_DOSE, PICTURE, REPORT, RETURNED, check_room, make_room, note_what_was_made
 from dicomnode.demo.source import SourceUnavailable, lidc_series
 from dicomnode.dicom.series import CtSeries, read_series
-from dicomnode.engines.catalog import SHIPPED
-from dicomnode.errors import DicomnodeError
+from dicomnode.dicom.values import finite
+from dicomnode.engines.catalog import SHIPPED, load_engine
+from dicomnode.errors import DicomnodeError, DoseUnknown
 from dicomnode.journey.job import Job
 from dicomnode.network.send import send_files
 from dicomnode.node import Node
@@ -41,8 +44,6 @@ from dicomnode.settings import Destination, DoseReference, Settings
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 SENDER, NODE, ARCHIVE = "SCANNER", "DICOMNODE", "PACS"
 GIVE_UP_SECONDS = 3600.0
-MADE_HERE = "made-by-dicomnode-demo"
-"""A file in each folder whose images the next run may replace."""
 
 Volume = NDArray[np.float32]
 
@@ -81,39 +82,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", default="need-small")
     parser.add_argument("--models", type=Path, default=SHIPPED, help="folder of model folders")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--device", type=_device, default="auto", help="auto, cpu or cuda")
     parser.add_argument(
-        "--port", type=int, default=11112, help="of the node; a free one is taken if it is in use"
+        "--port", type=_port, default=11112, help="of the node; a free one is taken if it is in use"
     )
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=_seed, default=1)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """The main job, embedded. Raises DicomnodeError with the reason where it cannot be done."""
     console = Console()
     out: Path = arguments.output
-    paths = _sources(arguments)
-    _check_room(out, paths)
-    whole = read_series(paths)
-    _make_room(out)
+    load_engine(arguments.models, arguments.model, arguments.device)  # before anything is cleared away
+    paths = _sources(arguments, console)
+    check_room(out, paths)
+    whole = _readable(paths)
+    make_room(out)
     with _progress(console) as progress:
         show = _Stations(progress)
         began = time.monotonic()
         scanner = learn_scanner(whole, arguments.dose, arguments.seed)
         original = _middle(whole, arguments.slices)
-        scan = scan_again(original, scanner, out / "low-dose", arguments.seed, show.slices)
+        scan = scan_again(original, scanner, out / LOW_DOSE, arguments.seed, show.slices)
         scan_seconds = round(time.monotonic() - began, 2)
         with (
             tempfile.TemporaryDirectory(prefix="dicomnode-demo-") as spool,
-            Archive(out / "pacs", ARCHIVE) as archive,
+            Archive(out / RETURNED, ARCHIVE) as archive,
         ):
             job, seconds = _travel(arguments, scan, Path(spool), archive, show)
             enhanced = _returned(archive, original)
             journey = Journey(job, _findings(Path(spool), job), enhanced, {"scan": scan_seconds, **seconds})
     report = _report(original, scan, journey)
     _write(report, original, scan, enhanced, out)
+    note_what_was_made(out)
     console.print(_table(report))
-    console.print(f"look at [bold]{out / 'before-after.png'}[/]; the returned DICOM is in {out / 'pacs'}")
+    console.print(f"look at [bold]{out / PICTURE}[/]; the returned DICOM is in {out / RETURNED}")
     return 0
 
 
@@ -127,10 +130,28 @@ def _slices(text: str) -> int | None:
 
 
 def _fraction(text: str) -> float:
-    value = float(text)
-    if not 0.01 <= value <= 0.95:
+    value = finite(text)
+    if value is None or not 0.01 <= value <= 0.95:
         raise argparse.ArgumentTypeError(f"{text}: the dose is a share of the original between 0.01 and 0.95")
     return value
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text}: a port is a number from 0 (any free one) to 65535")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text}: a seed is a whole number from 0 to 2^63 - 1")
+    return int(text)
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text}: give auto, cpu, cuda or cuda:N")
+    return text
 
 
 # --- the journey -----------------------------------------------------------------------------------
@@ -200,14 +221,34 @@ def _free(port: int) -> int:
 # --- in and out --------------------------------------------------------------------------------------
 
 
-def _sources(arguments: argparse.Namespace) -> list[Path]:
+def _sources(arguments: argparse.Namespace, console: Console) -> list[Path]:
     """The files of the series to scan again: the example, or the user's."""
-    if not arguments.series:
+    folder: Path | None = arguments.series
+    if folder is None:
         return lidc_series(arguments.cache)
-    paths = [p for p in sorted(arguments.series.rglob("*")) if p.is_file()]
-    if not paths:
-        raise SourceUnavailable(f"{arguments.series} holds no files")
-    return paths
+    if not folder.is_dir():
+        raise SourceUnavailable(f"--series {folder} is not a folder")
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    images = [path for path in files if _is_dicom(path)]
+    if not images:
+        raise SourceUnavailable(f"--series {folder} holds no DICOM files ({len(files)} others)")
+    if len(images) < len(files):
+        console.print(f"{len(files) - len(images)} files in {folder} are no DICOM images and are left out")
+    return images
+
+
+def _is_dicom(path: Path) -> bool:
+    """A Part 10 file that is no directory of others."""
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM" and path.name.upper() != "DICOMDIR"
+
+
+def _readable(paths: Sequence[Path]) -> CtSeries:
+    """The series; DoseUnknown where it tells no dose: the node would refuse what comes of it."""
+    series = read_series(paths)
+    if any(told_dose(header).mean_ctdivol_mgy is None for header in series.headers):
+        raise DoseUnknown("the series tells no dose (CTDIvol, or kVp and mAs): no share of it can be made")
+    return series
 
 
 def _middle(whole: CtSeries, count: int | None) -> CtSeries:
@@ -216,26 +257,6 @@ def _middle(whole: CtSeries, count: int | None) -> CtSeries:
         return whole
     first = (len(whole.source_paths) - count) // 2
     return read_series(whole.source_paths[first : first + count])
-
-
-def _check_room(out: Path, sources: Sequence[Path]) -> None:
-    """DemoFailed where a folder to be emptied holds the series to scan, or no demonstration made it."""
-    for folder in (out / "low-dose", out / "pacs"):
-        if any(path.resolve().is_relative_to(folder.resolve()) for path in sources):
-            raise DemoFailed(f"{folder} holds the series to scan: choose another --output")
-        if folder.exists() and any(folder.iterdir()) and not (folder / MADE_HERE).exists():
-            raise DemoFailed(
-                f"{folder} is not from an earlier demonstration and is left alone: choose another --output"
-            )
-
-
-def _make_room(out: Path) -> None:
-    """Take the images of an earlier run out of its two folders, and nothing else."""
-    for folder in (out / "low-dose", out / "pacs"):
-        folder.mkdir(parents=True, exist_ok=True)
-        for image in folder.glob("*.dcm"):
-            image.unlink()
-        (folder / MADE_HERE).touch()
 
 
 def _returned(archive: Archive, like: CtSeries) -> Volume:
@@ -349,11 +370,11 @@ def _table(report: dict[str, Any]) -> Table:
 def _write(
     report: dict[str, Any], original: CtSeries, scan: LowDoseScan, enhanced: Volume, out: Path
 ) -> None:
-    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    (out / REPORT).write_text(json.dumps(report, indent=2) + "\n")
     k = len(enhanced) // 2
     rmse = report["rmse_hu"]
     title = f"slice {k + 1} of {len(enhanced)}; over all slices RMSE {rmse['before']} -> {rmse['after']} HU"
-    draw(original.hounsfield[k], scan.hounsfield[k], enhanced[k], out / "before-after.png", title)
+    draw(original.hounsfield[k], scan.hounsfield[k], enhanced[k], out / PICTURE, title)
 
 
 # --- progress ----------------------------------------------------------------------------------------

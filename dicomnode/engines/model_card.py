@@ -94,7 +94,9 @@ def load_card(folder: Path) -> ModelCard:
     try:
         return ModelCard.model_validate(yaml.safe_load(path.read_text()))
     except FileNotFoundError as error:
-        raise ModelError(f"no model in {folder}: {path.name} is missing; check engine.model") from error
+        raise ModelError(
+            f"no model in {folder}: {path.name} is missing; check its name (engine.model, or --model)"
+        ) from error
     except (yaml.YAMLError, ValidationError) as error:
         raise ModelError(f"{path}: {error}") from error
 

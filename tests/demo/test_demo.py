@@ -10,10 +10,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
+from pydicom.uid import ExplicitVRBigEndian
 
 from dicomnode.__main__ import main
 from dicomnode.demo.acquisition import LowDoseScan, learn_scanner, missing_noise, scan_again
-from dicomnode.demo.run import MADE_HERE
+from dicomnode.demo.room import check_room, make_room, note_what_was_made
 from dicomnode.demo.source import WHEEL_SHA256, SourceUnavailable, lidc_series
 from dicomnode.dicom.dose import read_dose
 from dicomnode.dicom.series import CtSeries, read_series
@@ -130,38 +131,103 @@ def test_a_wheel_that_is_not_the_pinned_one_is_refused(tmp_path: Path) -> None:
     assert len(WHEEL_SHA256) == 64
 
 
-@pytest.mark.parametrize("given", [["--slices", "abc"], ["--slices", "0"], ["--dose", "2"], ["--dose", "0"]])
-def test_wrong_arguments_are_told(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--slices", "abc"], "give a number of slices"),
+        (["--slices", "0"], "give a number of slices"),
+        (["--dose", "2"], "2: the dose is a share"),
+        (["--dose", "0"], "0: the dose is a share"),
+        (["--dose", "much"], "much: the dose is a share"),
+        (["--port", "99999"], "99999: a port is"),
+        (["--port", "-1"], "-1: a port is"),
+        (["--seed", "1" * 20], "a seed is a whole number"),
+        (["--device", "tpu"], "tpu: give auto, cpu"),
+    ],
+)
+def test_wrong_arguments_are_told(given: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["demo", *given])
-    assert given[1] in capsys.readouterr().err
+    assert told in capsys.readouterr().err
 
 
-def test_an_empty_folder_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", "--series", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
-    assert "holds no files" in capsys.readouterr().err
+def refusal(given: list[str | Path], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["demo", *map(str, given)]) == 1
+    return capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["low-dose", "pacs"])
+def test_a_series_that_cannot_be_scanned_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def no_dose(dataset: Dataset, _: int) -> None:
+        for keyword in ("CTDIvol", "Exposure", "XRayTubeCurrent", "ExposureTime", "KVP"):
+            dataset[keyword].value = None
+
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a file").touch()
+    make_series(tmp_path / "no dose", change=no_dose)
+    for name, told in (
+        ("empty", "no DICOM files (0 others)"),
+        ("a file", "is not a folder"),
+        ("nowhere", "is not a folder"),
+        ("no dose", "tells no dose"),
+    ):
+        assert told in refusal(["--series", tmp_path / name, "--output", tmp_path / "out"], capsys)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["low-dose/thesis.txt", "pacs/mine.dcm", "report.json", "before-after.png"])
 def test_what_no_demonstration_made_is_left_alone(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Whether a demonstration ran there before or not."""
     make_series(tmp_path / "source")
-    mine = tmp_path / "out" / name / "thesis.txt"
-    mine.parent.mkdir(parents=True)
-    mine.write_text("years of work")
-    given = ["demo", "--series", str(tmp_path / "source"), "--output", str(tmp_path / "out")]
-    assert main(given) == 1
-    assert mine.read_text() == "years of work"
-    assert "left alone" in capsys.readouterr().err
+    for ran_before in (False, True):
+        if ran_before:
+            for made in ("low-dose/0000.dcm", "pacs/1.2.dcm"):
+                (tmp_path / "out" / made).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / "out" / made).touch()
+            (tmp_path / "out" / name).unlink()
+            note_what_was_made(tmp_path / "out")
+        mine = tmp_path / "out" / name
+        mine.parent.mkdir(parents=True, exist_ok=True)
+        mine.write_text("years of work")
+        given = ["--series", tmp_path / "source", "--output", tmp_path / "out"]
+        assert "left alone" in refusal([*given], capsys)
+        assert mine.read_text() == "years of work"
+
+
+def test_a_model_that_is_not_there_costs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_series(tmp_path / "source")
+    room = tmp_path / "out"
+    make_room(room)
+    (room / "low-dose" / "0000.dcm").touch()
+    note_what_was_made(room)
+    given: list[str | Path] = ["--series", tmp_path / "source", "--output", room, "--model", "nope"]
+    assert "no model in" in refusal(given, capsys)
+    assert (room / "low-dose" / "0000.dcm").exists()
+
+
+@pytest.mark.parametrize("broken_off", [True, False])
+def test_room_is_made_where_a_demonstration_ran(tmp_path: Path, broken_off: bool) -> None:
+    make_room(tmp_path)
+    made = [tmp_path / "low-dose" / "0000.dcm", tmp_path / "pacs" / "1.2.dcm", tmp_path / "report.json"]
+    for path in made:
+        path.touch()
+    (tmp_path / "beside.txt").touch()
+    if not broken_off:
+        note_what_was_made(tmp_path)
+    check_room(tmp_path, [])
+    make_room(tmp_path)
+    assert not any(path.exists() for path in made)
+    assert (tmp_path / "beside.txt").exists()
 
 
 def test_the_series_to_scan_is_never_cleared_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_room(tmp_path)
     files = make_series(tmp_path / "low-dose")
-    (tmp_path / "low-dose" / MADE_HERE).touch()
-    assert main(["demo", "--series", str(tmp_path / "low-dose"), "--output", str(tmp_path)]) == 1
+    note_what_was_made(tmp_path)
+    told = refusal(["--series", tmp_path / "low-dose", "--output", tmp_path], capsys)
+    assert "holds the series to scan" in told
     assert all(path.exists() for path in files)
-    assert "choose another --output" in capsys.readouterr().err
 
 
 def test_runs_as_a_module() -> None:
@@ -171,20 +237,63 @@ def test_runs_as_a_module() -> None:
     assert "--slices" in told.stdout
 
 
-def test_every_exposure_of_the_header_falls_with_the_dose(tmp_path: Path) -> None:
-    def finer(dataset: Dataset, _: int) -> None:
-        dataset.ExposureInuAs, dataset.ExposureInmAs = 100000, 100.0
-        dataset.XRayTubeCurrentInuA, dataset.XRayTubeCurrentInmA = 200000.0, 200.0
+def noisy_disc(rows: int, columns: int) -> NDArray[np.float32]:
+    y, x = np.mgrid[:rows, :columns] - np.array([(rows - 1) / 2, (columns - 1) / 2])[:, None, None]
+    body = np.where(np.hypot(x, y) < 0.45 * rows, 40.0, -1000.0)
+    noise = np.random.default_rng(0).normal(0.0, 12.0, (3, rows, columns))
+    return (np.stack([body] * 3) + noise).astype(np.float32)
 
-    y, x = np.mgrid[:128, :192] - np.array([63.5, 95.5])[:, None, None]
-    body = np.where(np.hypot(x, y) < 60, 40.0, -1000.0).astype(np.float32)
-    noisy = np.stack([body] * 3) + np.random.default_rng(0).normal(0.0, 12.0, (3, 128, 192))
-    files = make_series(tmp_path / "source", noisy, pixel_spacing_mm=(2.0, 2.0), change=finer)
-    scan = again(read_series(files), 0.25, tmp_path / "low")
+
+def test_every_exposure_of_the_header_falls_with_the_dose(tmp_path: Path, dciodvfy: str) -> None:
+    def finer(dataset: Dataset, _: int) -> None:
+        dataset.ExposureInuAs, dataset.ExposureInmAs = 154321, 100.0
+        dataset.XRayTubeCurrentInuA, dataset.XRayTubeCurrentInmA = 200001.3, 200.0
+
+    files = make_series(tmp_path / "source", noisy_disc(128, 192), pixel_spacing_mm=(2.0, 2.0), change=finer)
+    scan = again(read_series(files), 0.3, tmp_path / "low")
     header = dcmread(scan.paths[0])
-    assert (header.ExposureInuAs, header.ExposureInmAs) == (25000, 25.0)
-    assert (header.XRayTubeCurrentInuA, header.XRayTubeCurrentInmA) == (50000.0, 50.0)
+    assert (header.ExposureInuAs, header.ExposureInmAs) == (46296, pytest.approx(30.0))
+    assert header.XRayTubeCurrentInuA == pytest.approx(60000.39)
+    assert header.XRayTubeCurrentInmA == pytest.approx(60.0)
     assert read_dose([header]).flags == read_dose([dcmread(files[0])]).flags
+    told = subprocess.run([dciodvfy, scan.paths[0]], capture_output=True, text=True, check=False)
+    assert "invalid for this VR" not in told.stderr + told.stdout
+
+
+def test_a_dose_that_only_the_maker_can_read_falls_too(tmp_path: Path) -> None:
+    """Canon's private CTDIvol, and the second tube of a dual-source scanner."""
+
+    def private(dataset: Dataset, _: int) -> None:
+        dataset.Manufacturer = "TOSHIBA"
+        del dataset.CTDIvol
+        dataset.private_block(0x7005, "TOSHIBA_MEC_CT3", create=True).add_new(0x63, "FD", 12.0)
+        tube = Dataset()
+        tube.ExposureInmAs = 40.0
+        dataset.CTAdditionalXRaySourceSequence = [tube]
+
+    files = make_series(
+        tmp_path / "source", noisy_disc(128, 128), pixel_spacing_mm=(2.0, 2.0), change=private
+    )
+    before = read_dose(read_series(files).headers)
+    assert before.mean_ctdivol_mgy == pytest.approx(12.0)
+    assert before.mean_mas is not None
+    scan = again(read_series(files), 0.25, tmp_path / "low")
+    after = read_dose([dcmread(path) for path in scan.paths])
+    assert after.mean_ctdivol_mgy == pytest.approx(3.0)
+    assert after.mean_mas == pytest.approx(0.25 * before.mean_mas, rel=0.02)
+    assert "SECOND_TUBE" in after.flags
+
+
+def test_a_big_endian_series_can_be_scanned_again(tmp_path: Path) -> None:
+    files = make_series(
+        tmp_path / "source",
+        noisy_disc(128, 128),
+        pixel_spacing_mm=(2.0, 2.0),
+        transfer_syntax=str(ExplicitVRBigEndian),
+    )
+    original = read_series(files)
+    scan = again(original, 0.25, tmp_path / "low")
+    assert np.array_equal(read_series(scan.paths).hounsfield, scan.hounsfield.round())
 
 
 def test_the_floor_of_the_scanner_is_kept(tmp_path: Path) -> None:
