@@ -203,8 +203,7 @@ class _Desk:
     def sweep(self, now: float) -> None:
         """Find the images that no job has: their series was not complete when the node stopped."""
         for folder in self._spool.series():
-            latest = self.journey.book.latest(folder.name)
-            taken = set(latest.files) if latest else set()
+            taken = {name for order in self.journey.book.latest(folder.name) for name in order.files}
             left = [path for path in sorted(folder.glob("*.dcm")) if path.name not in taken]
             found = list(self._read(left, now))
             for series_uid, arrival in found:
@@ -250,16 +249,14 @@ class _Desk:
             return
         self._watched.add(series_uid)
         latest = self.journey.book.latest(key(series_uid))
-        if latest is not None:
+        if latest:
             folder = self._spool.series_folder(series_uid)
-            held = self._read([folder / name for name in latest.files], 0.0)
-            self._watch.restored(
-                series_uid, [arrival for _, arrival in held], latest.generation, completed=True
-            )
+            held = self._read([folder / name for order in latest for name in order.files], 0.0)
+            revision = max(order.generation for order in latest)
+            self._watch.restored(series_uid, [arrival for _, arrival in held], revision, completed=True)
 
     def _taken(self, series_uid: str, name: str) -> bool:
-        latest = self.journey.book.latest(key(series_uid))
-        return latest is not None and name in latest.files
+        return any(name in order.files for order in self.journey.book.latest(key(series_uid)))
 
     def _read(self, paths: Iterable[Path], at_seconds: float) -> Iterator[tuple[str, Arrival]]:
         """(series UID, arrival) of each image; not of dose reports, nor of what cannot be read any more."""

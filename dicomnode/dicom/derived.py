@@ -70,7 +70,7 @@ def derived_series_uid(
     series: CtSeries, identity: Identity, provenance: Provenance, generation: int = 0
 ) -> str:
     """The Series Instance UID that `write_derived` gives."""
-    return derived_uid(identity, "series", series.series_instance_uid, provenance.pipeline_digest, generation)
+    return derived_uid(identity, "series", series.source_uid, provenance.pipeline_digest, generation)
 
 
 def write_derived(
@@ -146,7 +146,7 @@ def _new_values(
         "SeriesInstanceUID": derived_series_uid(series, identity, provenance, generation),
         "InstanceCreatorUID": identity.device_uid,
         "ImageType": ["DERIVED", identity.image_type2, "AXIAL", marks.IMAGE_TYPE_TERM],
-        "SeriesNumber": derived_series_number(source, identity),
+        "SeriesNumber": derived_series_number(source, identity, series.stack_number),
         "SeriesDescription": _description(source, identity),
         "SeriesDate": date,
         "SeriesTime": time,
@@ -189,10 +189,13 @@ def plain_text(value: str, length: int) -> str:
     return " ".join(ascii_text.split())[:length].rstrip()
 
 
-def derived_series_number(source: Dataset, identity: Identity) -> int:
-    """Source number plus the offset, so that the series sorts behind the originals."""
+def derived_series_number(source: Dataset, identity: Identity, stack_number: int = 0) -> int:
+    """Source number plus the offset, so that the series sorts behind the originals.
+
+    Each further stack comes two offsets later: between lies the report.
+    """
     own = number(source, "SeriesNumber")
-    shifted = int(own or 0) + identity.series_number_offset
+    shifted = int(own or 0) + identity.series_number_offset * (1 + 2 * stack_number)
     return shifted if 0 <= shifted <= LARGEST_INTEGER_STRING else identity.series_number_offset
 
 

@@ -86,15 +86,13 @@ def write_report(
     )
     moment = local_moment(source, provenance.processed_at)
     pipeline = provenance.pipeline_digest
-    number = derived_series_number(source, identity) + identity.series_number_offset
+    number = derived_series_number(source, identity, series.stack_number) + identity.series_number_offset
     report = sr.ComprehensiveSR(
         evidence=[*sources, *derived],
         content=content[0],
-        series_instance_uid=derived_uid(
-            identity, "report-series", series.series_instance_uid, pipeline, generation
-        ),
+        series_instance_uid=derived_uid(identity, "report-series", series.source_uid, pipeline, generation),
         series_number=max(1, number),
-        sop_instance_uid=derived_uid(identity, "report", series.series_instance_uid, pipeline, generation),
+        sop_instance_uid=derived_uid(identity, "report", series.source_uid, pipeline, generation),
         instance_number=1,
         manufacturer=plain_text(identity.manufacturer, LONG_STRING),
         is_complete=True,
@@ -164,7 +162,7 @@ class _Groups:
         uid = derived_uid(
             self._identity,
             f"tracking {name}",
-            self._series.series_instance_uid,
+            self._series.source_uid,
             self._provenance.pipeline_digest,
             self._generation,
         )

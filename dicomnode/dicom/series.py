@@ -100,11 +100,19 @@ class CtSeries:
     content_digest: str
     lossy_ratio: float | None = None
     """How far lossy transfer syntaxes compressed the pixels; None where all arrived lossless."""
+    stack: str = ""
+    stack_number: int = 0
+    """Which of the stacks under this Series Instance UID it is (`stacks.Stack.key`); "" and 0: the first."""
 
     @property
     def slices(self) -> int:
         """Number of slices."""
         return len(self.headers)
+
+    @property
+    def source_uid(self) -> str:
+        """What UIDs of derived series follow from: the Series Instance UID, and any stack but the first."""
+        return f"{self.series_instance_uid}|{self.stack}" if self.stack else self.series_instance_uid
 
 
 @dataclass(frozen=True, eq=False)

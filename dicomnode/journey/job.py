@@ -225,7 +225,7 @@ class JobBook:
         self._guard = threading.RLock()
         self._live: dict[str, Job] = {}
         self._saved_at: dict[str, float] = {}
-        self._of_series: dict[str, dict[str, int]] = {}
+        self._of_stack: dict[str, dict[str, dict[str, int]]] = {}
         for order in self.orders():
             self._index(order)
 
@@ -265,10 +265,14 @@ class JobBook:
             )
             return self._store(job, durable=True)
 
-    def latest(self, series_key: str) -> Order | None:
-        """Return the order of the newest generation of a series, or None."""
+    def latest(self, series_key: str) -> tuple[Order, ...]:
+        """Return the orders of the newest generation of each stack of a series, first stack first."""
         with self._guard:
-            jobs = dict(self._of_series.get(series_key, {}))
+            stacks = [dict(jobs) for jobs in self._of_stack.get(series_key, {}).values()]
+        found = [order for order in map(self._newest, stacks) if order is not None]
+        return tuple(sorted(found, key=lambda order: order.stack_number))
+
+    def _newest(self, jobs: Mapping[str, int]) -> Order | None:
         for job_id in sorted(jobs, key=lambda job_id: (jobs[job_id], job_id), reverse=True):
             try:
                 return self.order(job_id)
@@ -277,16 +281,18 @@ class JobBook:
         return None
 
     def superseded(self, order: Order) -> bool:
-        """Whether a later generation of the same series has been ordered."""
+        """Whether a later generation of the same stack has been ordered."""
         with self._guard:
-            return any(number > order.generation for number in self._of_series[order.series_key].values())
+            jobs = self._of_stack[order.series_key][order.stack]
+            return any(number > order.generation for number in jobs.values())
 
     def order(self, job_id: str) -> Order:
         """Return what a job is about."""
         return read_order(self._spool.work / job_id)
 
     def _index(self, order: Order) -> None:
-        self._of_series.setdefault(order.series_key, {})[order.job_id] = order.generation
+        stacks = self._of_stack.setdefault(order.series_key, {})
+        stacks.setdefault(order.stack, {})[order.job_id] = order.generation
 
     # --- where they stand -----------------------------------------------------------------
 

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dicomnode.dicom.stacks import Stack, sort_into_stacks
 from dicomnode.errors import JobError, SpoolError
 from dicomnode.network import part10
 from dicomnode.network.completeness import Completion
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 class Order:
     """The order of one job. `files` are names in the series folder; later ones are for a later generation.
 
+    `stack` tells the stacks of a series apart ("" and `stack_number` 0: the first), `differs_by` in what.
     `pipeline_digest`: model, weights, configuration and software, as in `dicom.provenance.pipeline_digest`.
     """
 
@@ -33,36 +35,70 @@ class Order:
     completed_because: str
     confidence: str
     ordered_at: str
+    stack: str = ""
+    stack_number: int = 0
+    differs_by: tuple[str, ...] = ()
 
 
-def new_order(
-    spool: Spool, completion: Completion, latest: Order | None, pipeline_digest: str, ordered_at: str
-) -> Order:
-    """Return the order for a complete series: `latest` itself when that one has all its images.
+def new_orders(
+    spool: Spool, completion: Completion, known: Sequence[Order], pipeline_digest: str, ordered_at: str
+) -> tuple[Order, ...]:
+    """Return the orders for a complete series, one a stack; `known` are the latest of its stacks so far.
 
+    A stack that has no new images keeps its order, one that has gets the next generation.
     Raises JobError when none of the images is in the spool.
     """
     folder = spool.series_folder(completion.series_uid)
     came = {f"{key(uid)}.dcm" for uid in completion.sop_instance_uids}
-    before = set(latest.files) if latest else set()
-    if latest and came <= before:
-        return latest
-    files = tuple(sorted(name for name in came | before if (folder / name).exists()))
+    before = {name for order in known for name in order.files}
+    if known and came <= before:
+        return tuple(known)
+    files = sorted(name for name in came | before if (folder / name).exists())
     if not files:
         raise JobError("a series counts as complete, but none of its images is in the spool")
-    order = Order(
-        job_id="",
-        series_uid=completion.series_uid,
-        series_key=key(completion.series_uid),
-        files=files,
-        content_digest=_content_digest(folder, files),
-        pipeline_digest="",
-        generation=latest.generation + 1 if latest else 0,
-        completed_because=completion.reason,
-        confidence=completion.confidence,
-        ordered_at=ordered_at,
+    stacks = sort_into_stacks([folder / name for name in files])
+    orders = []
+    for stack, earlier in _with_earlier(stacks, known):
+        names = tuple(sorted(path.name for path in stack.paths))
+        if earlier is not None and set(names) == set(earlier.files):
+            orders.append(earlier)
+            continue
+        first = not orders and not known
+        order = Order(
+            job_id="",
+            series_uid=completion.series_uid,
+            series_key=key(completion.series_uid),
+            files=names,
+            content_digest=_content_digest(folder, names),
+            pipeline_digest="",
+            generation=earlier.generation + 1 if earlier else 0,
+            completed_because=completion.reason,
+            confidence=completion.confidence,
+            ordered_at=ordered_at,
+            stack=earlier.stack if earlier else "" if first else stack.key,
+            stack_number=earlier.stack_number if earlier else len(known) + len(orders),
+            differs_by=stack.differs_by,
+        )
+        orders.append(with_pipeline(order, pipeline_digest))
+    return tuple(orders)
+
+
+def _with_earlier(stacks: Sequence[Stack], known: Sequence[Order]) -> Iterator[tuple[Stack, Order | None]]:
+    """Each stack with the order that had most of its images; an order belongs to one stack only."""
+    shared = sorted(
+        (
+            (len({path.name for path in stack.paths} & set(order.files)), i, k)
+            for i, stack in enumerate(stacks)
+            for k, order in enumerate(known)
+        ),
+        key=lambda found: (-found[0], found[1], found[2]),
     )
-    return with_pipeline(order, pipeline_digest)
+    belongs: dict[int, int] = {}
+    for count, i, k in shared:
+        if count and i not in belongs and k not in belongs.values():
+            belongs[i] = k
+    for i, stack in enumerate(stacks):
+        yield stack, known[belongs[i]] if i in belongs else None
 
 
 def with_pipeline(order: Order, pipeline_digest: str) -> Order:
@@ -90,7 +126,8 @@ def read_order(folder: Path) -> Order:
     """Return what a job's folder was made for. Raises SpoolError."""
     values = read_record(folder / "order.json")
     try:
-        return Order(**{**known(values, Order), "files": tuple(values["files"])})
+        lists = {name: tuple(values.get(name, ())) for name in ("files", "differs_by")}
+        return Order(**{**known(values, Order), **lists})
     except (KeyError, TypeError) as error:
         raise SpoolError(f"{folder}: its order is incomplete ({error}); move it out of the spool") from error
 

@@ -16,7 +16,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean, median_low
@@ -119,7 +119,9 @@ class Stations:
         """The series in memory; read again after a crash, with the same result."""
         if self._held is None or self._held[0] != order.job_id:
             folder = self._spool.series_folder(order.series_uid)
-            self._held = order.job_id, read_series([folder / name for name in order.files])
+            series = read_series([folder / name for name in order.files])
+            series = replace(series, stack=order.stack, stack_number=order.stack_number)
+            self._held = order.job_id, series
         return self._held[1]
 
     def _assemble(self, order: Order) -> Mapping[str, object]:

@@ -42,7 +42,7 @@ from dicomnode.journey.job import (
     sending,
     with_destination,
 )
-from dicomnode.journey.order import Order, new_order, with_pipeline
+from dicomnode.journey.order import Order, new_orders, with_pipeline
 from dicomnode.journey.stations import STATIONS, Stations
 from dicomnode.network.completeness import Completion
 from dicomnode.settings import Destination, Settings
@@ -121,19 +121,26 @@ class Journey:
 
     # --- handing in -----------------------------------------------------------------------
 
-    def submit(self, completion: Completion) -> Job:
-        """Make a job of a series that counts as complete, and queue it. The same images are the same job.
+    def submit(self, completion: Completion) -> None:
+        """Make a job of each stack of a series that counts as complete, and queue it.
 
-        Images that came after a job was made become a job of the next generation, with all images so far.
+        The same images are the same job. Images that came after a job was made become a job of the next
+        generation, with all images of the stack so far.
         """
-        latest = self.book.latest(key(completion.series_uid))
-        order = new_order(self._spool, completion, latest, self._stations.pipeline_digest, self.book.now())
-        job = self.book.place(order)
-        self._durable.queue_series(job.job_id, job.run)
-        log.info(
-            "job %s: %d images, series %s (%s)", job.job_id, job.instances, job.shown_series, order.confidence
-        )
-        return job
+        known = self.book.latest(key(completion.series_uid))
+        pipeline, now = self._stations.pipeline_digest, self.book.now()
+        for order in new_orders(self._spool, completion, known, pipeline, now):
+            job = self.book.place(order)
+            self._durable.queue_series(job.job_id, job.run)
+            told = f", set apart by {', '.join(order.differs_by)}" if order.differs_by else ""
+            log.info(
+                "job %s: %d images, series %s (%s%s)",
+                job.job_id,
+                job.instances,
+                job.shown_series,
+                order.confidence,
+                told,
+            )
 
     def retry(self, job_id: str) -> Job:
         """Start a job again that has ended without its result at every destination. Raises JobError."""

@@ -20,7 +20,7 @@ from dicomnode.journey.job import (
     sending,
     with_destination,
 )
-from dicomnode.journey.order import Order, new_order, with_pipeline
+from dicomnode.journey.order import Order, new_orders, with_pipeline
 from dicomnode.network import part10
 from dicomnode.network.completeness import Completion
 from dicomnode.settings import Retry
@@ -39,7 +39,8 @@ def store(spool: Spool, uid: str, content: bytes, sender: str = "CT") -> None:
 
 
 def order_of(spool: Spool, *uids: str, latest: Order | None = None, pipeline: str = "p") -> Order:
-    return new_order(spool, completion(*uids), latest, pipeline, "now")
+    (order,) = new_orders(spool, completion(*uids), [latest] if latest else [], pipeline, "now")
+    return order
 
 
 def test_the_name_of_a_job_follows_from_series_content_and_pipeline(tmp_path: Path) -> None:

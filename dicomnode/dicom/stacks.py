@@ -1,0 +1,212 @@
+"""Sort what one Series Instance UID holds into stacks: images of one acquisition, reconstructed in one way.
+
+Scanners, archives and copy stations put scouts, several kernels, phases or repeated scans under one UID. Each
+stack is worked by itself; whether it can be is for `series.read_series` to say, by the named rule it breaks.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from pydicom.dataset import Dataset
+
+from dicomnode.dicom.admission import admit
+from dicomnode.dicom.exposure import read_exposure
+from dicomnode.dicom.series import ACQUISITION_KEYS, read_headers
+from dicomnode.dicom.values import number, numbers, text
+from dicomnode.errors import SeriesRefused
+
+APART_BY_TEXT: Final = (
+    "FrameOfReferenceUID",
+    "ConvolutionKernel",
+    "FilterType",
+    "ContrastBolusAgent",
+    "BitsStored",
+    "PixelRepresentation",
+    "MultienergyCTAcquisition",
+)
+APART_BY_NUMBER: Final = (
+    "Rows",
+    "Columns",
+    "PixelSpacing",
+    "ImageOrientationPatient",
+    "SliceThickness",
+    "KVP",
+    "ReconstructionDiameter",
+    "TemporalPositionIndex",
+    "TemporalPositionIdentifier",
+    "NominalPercentageOfCardiacPhase",
+)
+"""Attributes with one value in a stack. Who the patient is and who made the image are not among them:
+where those differ the series is not several stacks but a mistake, and is refused."""
+
+REPEATS_BY: Final = (*ACQUISITION_KEYS, "AcquisitionDateTime", "AcquisitionTime", "ContentTime")
+"""What tells two images at one place apart, surest first."""
+
+SAME_PLACE_MM: Final = 0.01
+DECIMALS: Final = 3
+DOSE_JUMP: Final = 2.0
+"""Between neighbours of two acquisitions; exposure control does not jump like that."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Files that are worked together, in the order they were given.
+
+    `key` names the stack within its series and follows from what its images share; `differs_by` names the
+    attributes in which it differs from the other stacks, or the rule by which its images were set aside.
+    """
+
+    key: str
+    paths: tuple[Path, ...]
+    differs_by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    facts: dict[str, Hashable]
+    images: list[tuple[Path, Dataset]]
+
+
+def sort_into_stacks(paths: Sequence[Path]) -> tuple[Stack, ...]:
+    """The stacks of one series, the largest first. Every path is in exactly one of them.
+
+    A file that cannot be read may belong to any: then all stay together, to be refused together.
+    """
+    try:
+        images = list(zip(paths, read_headers(paths), strict=True))
+    except SeriesRefused:
+        return (Stack(_key({}), tuple(paths)),)
+    groups = [
+        part
+        for group in _apart(images, _shared)
+        for by_place in _without_repeats(group)
+        for part in _at_dose_jumps(by_place)
+    ]
+    groups.sort(key=lambda group: (-len(group.images), _key(group.facts)))
+    differing = tuple(sorted(_differing(groups)))
+    return tuple(
+        Stack(
+            _key(group.facts),
+            tuple(path for path, _ in group.images),
+            tuple(name for name in differing if name in group.facts),
+        )
+        for group in groups
+    )
+
+
+def _shared(header: Dataset) -> dict[str, Hashable]:
+    """What all images of a stack share; for an image that is never enhanced only the rule that says so."""
+    try:
+        admit(header)
+    except SeriesRefused as refusal:
+        return {refusal.rule: True}
+    facts: dict[str, Hashable] = {keyword: text(header, keyword) for keyword in APART_BY_TEXT}
+    for keyword in APART_BY_NUMBER:
+        facts[keyword] = tuple(round(value, DECIMALS) + 0.0 for value in numbers(header, keyword))
+    return facts
+
+
+def _apart(
+    images: Iterable[tuple[Path, Dataset]], facts_of: Callable[[Dataset], dict[str, Hashable]]
+) -> list[_Group]:
+    groups: dict[Hashable, _Group] = {}
+    for path, header in images:
+        facts = facts_of(header)
+        groups.setdefault(tuple(facts.items()), _Group(facts, [])).images.append((path, header))
+    return list(groups.values())
+
+
+def _without_repeats(group: _Group) -> list[_Group]:
+    """Images at one place are several phases or scans, if any attribute tells them apart."""
+    if not _repeats(group):
+        return [group]
+    for keyword in REPEATS_BY:
+        parts = _apart(group.images, partial(_only, keyword))
+        if len(parts) > 1 and not any(_repeats(part) for part in parts):
+            return [_Group(group.facts | part.facts, part.images) for part in parts]
+    return [group]
+
+
+def _only(keyword: str, header: Dataset) -> dict[str, Hashable]:
+    return {keyword: text(header, keyword)}
+
+
+def _repeats(group: _Group) -> bool:
+    places = sorted(place for place in map(_place, group.images) if place is not None)
+    return any(_near(one, other) for one, other in pairwise(places))
+
+
+def _place(image: tuple[Path, Dataset]) -> tuple[float, ...] | None:
+    return numbers(image[1], "ImagePositionPatient") or None
+
+
+def _near(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return len(one) == len(other) and all(abs(a - b) < SAME_PLACE_MM for a, b in zip(one, other, strict=True))
+
+
+def _at_dose_jumps(group: _Group) -> list[_Group]:
+    """Acquisitions that follow each other with another dose are two scans; with the same, steps of one."""
+    for keyword in ACQUISITION_KEYS:
+        runs = _runs(group, keyword)
+        parts = [runs[0]]
+        for before, after in pairwise(runs):
+            if _jump(before, after):
+                parts.append(after)
+            else:
+                parts[-1] = _Group(parts[-1].facts, parts[-1].images + after.images)
+        if len(parts) > 1 and len(runs) == len({text(run.images[0][1], keyword) for run in runs}):
+            return parts
+    return [group]
+
+
+def _runs(group: _Group, keyword: str) -> list[_Group]:
+    """Images with one value of an attribute, one after the other along the patient."""
+    images = sorted(group.images, key=lambda image: (_place(image) or ())[::-1])
+    runs: list[_Group] = []
+    for image in images:
+        value = text(image[1], keyword)
+        if not runs or runs[-1].facts[keyword] != value:
+            runs.append(_Group(group.facts | {keyword: value}, []))
+        runs[-1].images.append(image)
+    return runs
+
+
+def _jump(before: _Group, after: _Group) -> bool:
+    for dose_of in (_ctdivol_mgy, _mas):
+        one, other = _median(before, dose_of), _median(after, dose_of)
+        if one and other:
+            return max(one / other, other / one) > DOSE_JUMP
+    return False
+
+
+def _median(group: _Group, dose_of: Callable[[Dataset], float | None]) -> float:
+    return median([dose_of(header) or 0.0 for _, header in group.images])
+
+
+def _ctdivol_mgy(header: Dataset) -> float | None:
+    return number(header, "CTDIvol")
+
+
+def _mas(header: Dataset) -> float | None:
+    return read_exposure(header).mas
+
+
+def _differing(groups: Sequence[_Group]) -> set[str]:
+    values: dict[str, set[Hashable]] = defaultdict(set)
+    for group in groups:
+        for keyword, value in group.facts.items():
+            values[keyword].add(value)
+    everywhere = {keyword for keyword in values if all(keyword in group.facts for group in groups)}
+    return {keyword for keyword in values if len(values[keyword]) > 1 or keyword not in everywhere}
+
+
+def _key(facts: dict[str, Hashable]) -> str:
+    told = "|".join(f"{keyword}={facts[keyword]!r}" for keyword in sorted(facts))
+    return hashlib.sha256(told.encode()).hexdigest()[:12]

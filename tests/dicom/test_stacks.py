@@ -1,0 +1,139 @@
+"""One Series Instance UID, several stacks: each file in exactly one, and apart for a reason that is told."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom import Dataset
+
+from dicomnode.dicom.series import read_series
+from dicomnode.dicom.stacks import Stack, sort_into_stacks
+from dicomnode.errors import DuplicatePosition, SeriesRefused
+from tests.makers import make_series
+
+Change = Callable[[Dataset, int], None]
+SERIES, STUDY = "1.2.3.77", "1.2.3.7"
+
+
+def part(folder: Path, name: str, change: Change | None = None, slices: int = 4, **options) -> list[Path]:
+    """Files of one stack; all parts share the UIDs of series, study and frame of reference."""
+
+    def shared(data: Dataset, index: int) -> None:
+        data.FrameOfReferenceUID = "1.2.3.70"
+        if change is not None:
+            change(data, index)
+
+    return make_series(
+        folder / name, slices=slices, name=name, series_uid=SERIES, study_uid=STUDY, change=shared, **options
+    )
+
+
+def put(**values: object) -> Change:
+    def change(data: Dataset, _: int) -> None:
+        for keyword, value in values.items():
+            setattr(data, keyword, value)
+
+    return change
+
+
+def sets(stacks: tuple[Stack, ...]) -> list[set[Path]]:
+    return [set(stack.paths) for stack in stacks]
+
+
+@pytest.mark.parametrize(
+    ("keyword", "values"),
+    [
+        ("ConvolutionKernel", ("B30f", "B70f")),
+        ("ConvolutionKernel", (["I30f", "2"], ["I30f", "3"])),
+        ("KVP", (80, 140)),
+        ("SliceThickness", (3.0, 5.0)),
+        ("ReconstructionDiameter", (300.0, 400.0)),
+        ("ContrastBolusAgent", ("", "Iohexol")),
+        ("TemporalPositionIndex", (1, 2)),
+        ("FrameOfReferenceUID", ("1.2.3.1", "1.2.3.2")),
+    ],
+)
+def test_what_was_made_differently_is_apart(tmp_path: Path, keyword: str, values: tuple) -> None:
+    one, two = (
+        part(tmp_path, str(k), put(**{keyword: value}), slices=4 + k) for k, value in enumerate(values)
+    )
+    mixed = [path for pair in zip(one, two, strict=False) for path in pair] + two[len(one) :]
+    stacks = sort_into_stacks(mixed)
+    assert sets(stacks) == [set(two), set(one)], "the largest first"
+    assert {stack.differs_by for stack in stacks} == {(keyword,)}
+    assert len({stack.key for stack in stacks}) == 2
+    for stack in stacks:
+        assert read_series(stack.paths).slices == len(stack.paths)
+
+
+def test_a_scout_and_a_dose_screen_keep_no_series_from_its_way(tmp_path: Path) -> None:
+    images = part(tmp_path, "images", slices=5)
+    scout = part(tmp_path, "scout", slices=2, image_type=("ORIGINAL", "PRIMARY", "LOCALIZER"))
+    screen = part(tmp_path, "screen", slices=1, image_type=("DERIVED", "SECONDARY", "DOSE_INFO"))
+    stacks = sort_into_stacks([*scout, *images, *screen])
+    assert sets(stacks) == [set(images), set(scout), set(screen)]
+    rules = []
+    for stack in stacks[1:]:
+        with pytest.raises(SeriesRefused) as refused:
+            read_series(stack.paths)
+        rules.append(refused.value.rule)
+        assert stack.differs_by == (refused.value.rule,)
+    assert rules == ["localizer", "not-axial"]
+    assert read_series(stacks[0].paths).slices == 5
+
+
+@pytest.mark.parametrize("keyword", ["AcquisitionNumber", "AcquisitionTime", "ContentTime"])
+def test_two_phases_at_the_same_places_are_two_stacks(tmp_path: Path, keyword: str) -> None:
+    values = ("101500.00", "101530.00") if keyword.endswith("Time") else (1, 2)
+    one, two = (part(tmp_path, str(k), put(**{keyword: value})) for k, value in enumerate(values))
+    stacks = sort_into_stacks([*one, *two])
+    assert sorted(map(sorted, sets(stacks))) == sorted([one, two])
+    assert all(keyword in stack.differs_by for stack in stacks)
+
+
+def test_repeats_that_nothing_tells_apart_stay_together_and_are_refused(tmp_path: Path) -> None:
+    one, two = part(tmp_path, "one"), part(tmp_path, "two")
+    (stack,) = sort_into_stacks([*one, *two])
+    with pytest.raises(DuplicatePosition):
+        read_series(stack.paths)
+
+
+def test_step_and_shoot_is_one_stack_and_another_dose_is_another_scan(tmp_path: Path) -> None:
+    """AcquisitionNumber counts the rotations of a sequence; only a jump of the dose makes two scans of it."""
+
+    def stepped(data: Dataset, index: int) -> None:
+        data.AcquisitionNumber = 1 + index // 2
+
+    def dosed(data: Dataset, index: int) -> None:
+        stepped(data, index)
+        data.CTDIvol = 10.0 if index < 4 else 3.0
+
+    together = part(tmp_path, "stepped", stepped, slices=8)
+    assert sets(sort_into_stacks(together)) == [set(together)]
+    apart = part(tmp_path, "dosed", dosed, slices=8)
+    assert sorted(map(sorted, sets(sort_into_stacks(apart)))) == [apart[:4], apart[4:]]
+
+
+def test_one_file_that_cannot_be_read_keeps_all_together(tmp_path: Path) -> None:
+    """It may belong to any of the stacks: a series with a hole must not pass for a whole one."""
+    one, two = (part(tmp_path, kernel, put(ConvolutionKernel=kernel)) for kernel in ("B30f", "B70f"))
+    two[1].write_bytes(two[1].read_bytes()[:200])
+    (stack,) = sort_into_stacks([*one, *two])
+    assert set(stack.paths) == {*one, *two}
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(order=st.permutations(range(9)))
+def test_the_order_of_arrival_does_not_count(tmp_path: Path, order: list[int]) -> None:
+    paths = sorted(tmp_path.rglob("*.dcm"))
+    if not paths:
+        for k, kernel in enumerate(("B30f", "B50f", "B70f")):
+            part(tmp_path, kernel, put(ConvolutionKernel=kernel), slices=2 + k)
+        paths = sorted(tmp_path.rglob("*.dcm"))
+    stacks = sort_into_stacks([paths[k] for k in order])
+    assert [(stack.key, set(stack.paths)) for stack in stacks] == [
+        (stack.key, set(stack.paths)) for stack in sort_into_stacks(paths)
+    ]
+    assert sorted(path for stack in stacks for path in stack.paths) == paths
