@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 DEFAULT_CONFIG: Final = Path("configs/node.yaml")
 ELSEWHERE: Final = {
     "demo": ("dicomnode.demo", "run_demo", "see the whole journey on this machine, with a PACS of its own"),
+    "inspect": (
+        "dicomnode.inspection",
+        "run",
+        "say of DICOM folders what the node would make of them, and why",
+    ),
     "train": ("dicomnode.learning.train", "run", "train a model"),
     "evaluate": ("dicomnode.learning.evaluate", "run", "measure a model"),
 }

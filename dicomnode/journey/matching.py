@@ -1,12 +1,16 @@
 """What the header and the image say of each slice, put side by side: here both worlds meet."""
 
+from collections.abc import Sequence
+
 from dicomnode.dicom.dose import DoseReading
 from dicomnode.dicom.series import CtSeries
-from dicomnode.engines.start_step import SliceFacts
+from dicomnode.engines.need.engine import NeedEngine
+from dicomnode.engines.start_step import SliceFacts, StartStep
+from dicomnode.errors import DoseUnknown
 from dicomnode.physics.noise import measure_noise_along
 from dicomnode.physics.photons import normal_ctdivol_mgy
 from dicomnode.physics.size import water_equivalent_diameter_mm
-from dicomnode.settings import DoseReference
+from dicomnode.settings import Dose, DoseReference
 
 HEAD_TO_BODY_PHANTOM = 0.5
 """CTDIvol on the 32 cm phantom over that on the 16 cm phantom, same output: 1/2.04 to 1/2.14."""
@@ -33,6 +37,13 @@ def slice_facts(series: CtSeries, dose: DoseReading, reference: DoseReference) -
         )
         for diameter, ctdivol, reading in zip(diameters, dose.ctdivol_mgy, noise, strict=True)
     )
+
+
+def match_all(facts: Sequence[SliceFacts], dose: Dose, engine: NeedEngine) -> list[StartStep]:
+    """A start step a slice; DoseUnknown where one tells neither dose nor noise, or may not go by noise."""
+    if dose.without_dose == "refuse" and any(one.ctdivol_mgy is None for one in facts):
+        raise DoseUnknown("the headers tell no usable dose, and dose.without_dose is 'refuse'")
+    return [engine.match(one) for one in facts]
 
 
 def _normal_mgy(dose: DoseReading, reference: DoseReference, diameter_mm: float) -> float:

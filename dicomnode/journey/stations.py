@@ -34,10 +34,10 @@ from dicomnode.dicom.series import CtSeries, read_series
 from dicomnode.engines.enhance import enhance
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.start_step import SliceFacts, StartStep
-from dicomnode.errors import DoseUnknown, HeldByQuality
+from dicomnode.errors import HeldByQuality
 from dicomnode.journey.delivery import MANIFEST, OUTGOING, File, Manifest
 from dicomnode.journey.job import Station
-from dicomnode.journey.matching import slice_facts
+from dicomnode.journey.matching import match_all, slice_facts
 from dicomnode.journey.order import Order
 from dicomnode.quality import Limits, judge
 from dicomnode.settings import Settings
@@ -146,11 +146,8 @@ class Stations:
         }
 
     def _match(self, folder: Path) -> Mapping[str, object]:
-        """A start step a slice; DoseUnknown where a slice tells neither dose nor noise."""
-        facts = _facts(folder)
-        if self._settings.dose.without_dose == "refuse" and any(one.ctdivol_mgy is None for one in facts):
-            raise DoseUnknown("the headers tell no usable dose, and dose.without_dose is 'refuse'")
-        return {"starts": [asdict(self._engine.match(one)) for one in facts]}
+        starts = match_all(_facts(folder), self._settings.dose, self._engine)
+        return {"starts": [asdict(start) for start in starts]}
 
     def _reconstruct(self, order: Order, folder: Path, on_slice: OnSlice) -> Mapping[str, object]:
         """The long one. The pixels are on the disk before the station counts as passed."""
