@@ -1,12 +1,14 @@
 """When is a series complete? DICOM has no end-of-series message, so it is judged from evidence.
 
-Three things are known of a series while it arrives: how long it has been silent, whether its instance
-numbers and positions leave a hole, and whether the association that brought it has ended.
+Four things are known of a series while it arrives: how long it has been silent, whether its instance
+numbers and positions leave a hole, whether the association that brought it has ended, and whether its sender
+has gone on to another series.
 
 =========  ============================================================  =======================
 evidence   what is seen                                                  waits, since the last one
 =========  ============================================================  =======================
-closed     no hole in numbers or positions, associations released        closed_seconds
+closed     no hole in numbers or positions, associations released or     closed_seconds
+           another series begun by the sender
 quiet      nothing proves it, nothing speaks against it                  quiet_seconds
 gap        numbers and positions agree that something is missing         give_up_seconds
 =========  ============================================================  =======================
@@ -43,6 +45,7 @@ class Arrival:
     instance_number: int | None
     position_mm: Position | None
     at_seconds: float
+    sender: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ class _Series:
     arrivals: dict[str, Arrival] = field(default_factory=dict)
     last_at_seconds: float = -math.inf
     association: Association = "open"
+    sender: str = ""
+    followed: bool = False
     completed: bool = False
     revision: int = 0
     finding: Finding | None = None
@@ -97,7 +102,10 @@ class SeriesWatch:
         An instance that was noted before changes nothing but the silence: its sender is still at work.
         """
         series = self._series.setdefault(series_uid, _Series())
-        series.association = "open"
+        series.association, series.sender, series.followed = "open", arrival.sender, False
+        for uid, other in self._series.items():
+            if uid != series_uid and arrival.sender and other.sender == arrival.sender:
+                other.followed = True  # until the sender comes back to it
         if arrival.sop_instance_uid not in series.arrivals:
             series.arrivals[arrival.sop_instance_uid] = arrival
             series.finding = None
@@ -166,6 +174,8 @@ class SeriesWatch:
     def _judged(self, series: _Series) -> Finding:
         if series.finding is None:
             series.finding = judge(series.arrivals.values())
+        if series.finding.evidence == "closed" and series.association == "open" and series.followed:
+            return Finding("closed", f"{series.finding.words}, its sender has begun another series")
         if series.finding.evidence == "closed" and series.association != "released":
             how = "is still open" if series.association == "open" else "broke off"
             return Finding("quiet", f"{series.finding.words}, its association {how}")

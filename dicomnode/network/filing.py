@@ -69,7 +69,9 @@ class ReceivedInstance:
 
     def arrival(self, at_seconds: float) -> Arrival:
         """Return what completeness needs to know of it."""
-        return Arrival(self.sop_instance_uid, self.instance_number, self.position_mm, at_seconds)
+        return Arrival(
+            self.sop_instance_uid, self.instance_number, self.position_mm, at_seconds, self.calling_ae
+        )
 
 
 class Filing:

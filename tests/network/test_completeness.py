@@ -1,6 +1,7 @@
 """When a series counts as complete: a table of evidence, with the clock as an argument."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from pydicom import dcmread
@@ -60,6 +61,45 @@ def test_while_the_association_is_open_it_waits_for_the_quiet_time(watch):
     now, [completion] = when_due(watch)
     assert (now, completion.confidence) == (QUIET, "quiet")
     assert "still open" in completion.reason
+
+
+def sent_by(sender, arrivals):
+    return [replace(arrival, sender=sender) for arrival in arrivals]
+
+
+def test_a_whole_series_is_closed_when_its_sender_begins_the_next(watch):
+    """Scanners and archives often send a whole study on one association."""
+    feed(watch, sent_by("CT", slices(20)), "1.2")
+    feed(watch, sent_by("CT", slices(3, name="b", at=4.0)), "1.3")
+    now, [completion] = when_due(watch)
+    assert (now, completion.series_uid, completion.confidence) == (CLOSED, "1.2", "closed")
+    assert "begun another series" in completion.reason
+
+
+def test_another_senders_series_proves_nothing(watch):
+    feed(watch, sent_by("CT1", slices(20)), "1.2")
+    feed(watch, sent_by("CT2", slices(3, name="b", at=4.0)), "1.3")
+    feed(watch, slices(3, name="c", at=4.0), "1.4")
+    assert when_due(watch)[0] == QUIET
+
+
+def test_a_sender_that_comes_back_had_not_gone_on(watch):
+    """Interleaved series: only the last word counts."""
+    feed(watch, sent_by("CT", slices(20)), "1.2")
+    feed(watch, sent_by("CT", slices(3, name="b", at=4.0)), "1.3")
+    feed(watch, sent_by("CT", slices(1, start=21, at=5.0)), "1.2")
+    [completion] = watch.due(4.0 + CLOSED)
+    assert completion.series_uid == "1.3"
+    assert watch.due(5.0 + QUIET - 1) == []
+    assert [due.series_uid for due in watch.due(5.0 + QUIET)] == ["1.2"]
+
+
+def test_a_gap_is_not_closed_by_the_next_series(watch):
+    held = sent_by("CT", slices(20))
+    del held[7]
+    feed(watch, held, "1.2")
+    feed(watch, sent_by("CT", slices(3, name="b", at=4.0)), "1.3")
+    assert all(due.series_uid != "1.2" for due in watch.due(GIVE_UP - 1))
 
 
 def test_an_association_that_broke_off_proves_nothing(watch):
