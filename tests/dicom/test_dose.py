@@ -277,6 +277,48 @@ def test_real_headers(
     assert (reading.phantom_cm, reading.source) == (phantom, source)
 
 
+# Every scanner there is a real header of: its mAs worked out by hand from mA, times, pitch and collimation.
+SCANNERS = [
+    ("SOMATOM Definition AS", "ct/adit-fruit/*10002*H70h__00000155", 128 * 1.0 / 0.55, None),
+    ("SOMATOM Definition AS+", "pairs/mayo/L192_B30f_3mm_z-184.6_full.dcm", 452 * 0.5 / 0.8, None),
+    ("Biograph 64", "zoo/tcia_singles/lungdx_A0170_siemens_B70f.dcm", 166 * 0.5 / 1.0, None),
+    ("Biograph 40", "ct/tcga-de-a4ma/1-076.dcm", 27 * 0.5, None),
+    ("Sensation 10", "ct/lung-dx-a0002/1-01.dcm", 73, "PITCH_IMPLIED"),
+    ("Ingenuity CT", "ct/dcm-qa-ct/In__Philips__S21570__S2010__I10.dcm", 112 * 1.277, None),
+    ("iCT 256", "zoo/orthanc-tests/elscint1-private-syntax.dcm", 306 * 0.588, None),
+    ("BrightSpeed", "zoo/orthanc-tests/SignedCT.dcm", 164 * 0.6 / 1.75, "GE_SLICE_SCALED_EXPOSURE"),
+    ("Optima CT520 Series", "zoo/fo-dicom/GH1308.dcm", 79 * 0.8, "GE_SLICE_SCALED_EXPOSURE"),
+    (
+        "LightSpeed VCT",
+        "ct/cmb-crc-01068-lung-kernel/1-040.dcm",
+        120 * 0.5 / 0.984,
+        "GE_SLICE_SCALED_EXPOSURE",
+    ),
+    ("", "zoo/pydicom/693_J2KI.dcm", 170 * 2.0, "GE_SLICE_SCALED_EXPOSURE"),
+    ("LightSpeed Plus", "zoo/pydicom/tiny16x16_17106.dcm", 210 * 2.0, None),
+    ("LightSpeed Ultra", "zoo/pydicom/tiny16x16_2062.dcm", 300 * 0.326, None),
+    ("RHAPSODE", "zoo/nema_wg04/CT1_J2KI.dcm", 170 * 1.0 / 1.0, None),
+    ("HiSpeed CT/i", "zoo/cornerstone/CTImage.dcm", 200 * 0.8 / 1.3, "EXPOSURE_IGNORED"),
+    ("HiSpeed Dual", "ct/dcm-qa-ct/In__GE__01.dcm", 180 * 2.0, "EXPOSURE_COMPUTED"),
+    ("Discovery LS", "ct/acrin-flt-001/1-040.dcm", 150 * 0.8 / 1.375, "EXPOSURE_IGNORED"),
+    ("Aquilion ONE", "ct/covid19-ny-sbu/*A046441__axial__19010101-23.dcm", 123 * 0.35, None),
+    ("LightSpeed RT16", "zoo/monai-deploy/rando_breast_0.dcm", None, "EXPOSURE_INCONSISTENT"),
+    ("LightSpeed16", "ct/rider-011/1-001.dcm", None, "EXPOSURE_INCONSISTENT"),
+]
+
+
+@pytest.mark.parametrize(("model", "pattern", "mas", "flag"), SCANNERS)
+def test_the_mas_of_every_scanner_at_hand(
+    shared_data: Path, model: str, pattern: str, mas: float | None, flag: str | None
+) -> None:
+    """Where rotation or pitch is nowhere to be found the reading is flagged and not made up."""
+    data = dcmread(next(shared_data.glob(pattern)), stop_before_pixels=True)
+    assert (data.get("ManufacturerModelName") or "") == model
+    exposure = read_exposure(data)
+    assert exposure.mas == (None if mas is None else pytest.approx(mas, rel=0.01, abs=1.0))
+    assert exposure.flags == ({flag} if flag else set())
+
+
 def test_modulation_survives_as_a_vector(shared_data: Path) -> None:
     paths = sorted((shared_data / "ct" / "tcga-de-a4ma").glob("*.dcm"))[:40]
     reading = read_dose(read_headers(paths))
