@@ -1,15 +1,12 @@
 """What the header and the image say of each slice, put side by side: here both worlds meet."""
 
-from dicomnode.dicom.dose import DoseReading
+from dicomnode.dicom.dose import HEAD_TO_BODY_PHANTOM, DoseReading
 from dicomnode.dicom.series import CtSeries
 from dicomnode.engines.start_step import SliceFacts
 from dicomnode.physics.noise import measure_noise_along
 from dicomnode.physics.photons import normal_ctdivol_mgy
 from dicomnode.physics.size import water_equivalent_diameter_mm
 from dicomnode.settings import DoseReference
-
-HEAD_TO_BODY_PHANTOM = 0.5
-"""CTDIvol on the 32 cm phantom over that on the 16 cm phantom, same output: 1/2.04 to 1/2.14."""
 
 
 def slice_facts(series: CtSeries, dose: DoseReading, reference: DoseReference) -> tuple[SliceFacts, ...]:
