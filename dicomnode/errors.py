@@ -140,6 +140,10 @@ class HeldByQuality(SeriesRefused):
     rule = "held-by-quality"
 
 
+class NotADoseReport(DicomnodeError):
+    """A file from which no dose of a CT can be read; it is kept and feeds no series."""
+
+
 # --- jobs ------------------------------------------------------------------------------
 
 

@@ -38,6 +38,8 @@ HEAD_PHANTOM: Final = _dcm("113690", "IEC Head Dosimetry Phantom")
 BODY_PHANTOM: Final = _dcm("113691", "IEC Body Dosimetry Phantom")
 SOURCE_OF_DOSE: Final = _dcm("113854", "Source of Dose Information")
 COPIED_FROM_IMAGES: Final = _dcm("113866", "Copied From Image Attributes")
+AUTOMATED_COLLECTION: Final = _dcm("113856", "Automated Data Collection")
+"""Recorded by the scanner itself (CID 10021): what its dose report says."""
 COMPUTED_FROM_IMAGES: Final = _dcm("113867", "Computed From Image Attributes")
 WATER_EQUIVALENT_DIAMETER: Final = _dcm("113980", "Water Equivalent Diameter")
 AAPM_220: Final = _dcm("113987", "AAPM 220")

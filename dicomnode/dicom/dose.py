@@ -1,11 +1,11 @@
-"""How much dose the images of a series were made with, from their own headers.
+"""How much dose the images of a series were made with, from their own headers and from dose reports.
 
 A dose that cannot be read is `None` with source "none": never a normal dose by assumption.
 """
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -13,26 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from dicomnode.dicom.dose_joining import Scan, join, scans_of
+from dicomnode.dicom.dose_report import CTDIVOL_MGY, KV_EXPONENT, KVP, MGY_PER_MAS, PHANTOM_CODES, DoseEvent
 from dicomnode.dicom.exposure import private_number, read_exposure, tube_current_ma
 from dicomnode.dicom.values import code_of, number, text, texts
 
-DoseSource = Literal["ctdivol-tag", "computed-from-mas", "none"]
+DoseSource = Literal["ctdivol-tag", "radiation-dose-report", "computed-from-mas", "none"]
 
-CTDIVOL_MGY: Final = (0.05, 200.0)
-KVP: Final = (60.0, 150.0)
-MGY_PER_MAS: Final = (0.03, 0.35)
-"""CTDIvol / mAs at 120 kV on any phantom; localizers give 0.003."""
 HEAD_FROM: Final = 0.105
 BODY_UP_TO: Final = 0.095
-KV_EXPONENT: Final = 2.6
-"""CTDIvol goes with kV to this power at equal mAs, 80 to 140 kV, measured on Siemens 100 and 120 kV pairs."""
+HEAD_TO_BODY_PHANTOM: Final = 0.5
+"""CTDIvol on the 32 cm phantom over that on the 16 cm phantom, same output: 1/2.04 to 1/2.14."""
+DIFFERS: Final = 1.5
+"""Images and report that are further apart than this factor are not about the same dose."""
 MISSING_SHARE: Final = 0.2
 OUTLIER_MAD: Final = 3.0
 OUTLIER_SHARE: Final = 0.25
 ACQUISITION_JUMP: Final = 2.0
-
-PHANTOM_CODES: Final = {"113690": 16, "113691": 32}
-"""IEC head (16 cm) and body (32 cm) dosimetry phantom, DCM codes of CID 4052."""
 
 MGY_PER_MAS_AT_120_KV: Final[dict[str, tuple[float, float]]] = {
     "SIEMENS": (0.163, 0.064),
@@ -59,6 +56,7 @@ class DoseReading:
 
     `mas` is effective mAs; `ctdivol_mgy` belongs to `phantom_cm` and must not be compared across phantoms
     (16 cm reads about twice as much as 32 cm). `flags` name everything that was repaired, inferred or odd.
+    `report_uids` are the SOP Instance UIDs of the dose reports whose events were joined to the series.
     """
 
     kvp: float | None
@@ -67,6 +65,7 @@ class DoseReading:
     phantom_cm: Literal[16, 32] | None
     source: DoseSource
     flags: tuple[str, ...]
+    report_uids: tuple[str, ...] = ()
 
     @property
     def mean_ctdivol_mgy(self) -> float | None:
@@ -79,20 +78,43 @@ class DoseReading:
         return _mean(self.mas)
 
 
-def read_dose(headers: Sequence[Dataset]) -> DoseReading:
+@dataclass(frozen=True)
+class _Reported:
+    """What the events joined to a series tell of it; `spread_flags` hold if its CTDIvol is used."""
+
+    ctdivol_mgy: NDArray[np.float64]
+    phantom_cm: Literal[16, 32] | None
+    kvp: float | None
+    report_uids: tuple[str, ...]
+    spread_flags: frozenset[str]
+
+
+def read_dose(headers: Sequence[Dataset], events: Iterable[DoseEvent] = ()) -> DoseReading:
     """Read kVp, mAs and CTDIvol of every slice; `headers` sorted along the patient.
 
-    Precedence: CTDIvol of the images, its phantom stated or inferred; CTDIvol computed from mAs; none.
+    Precedence: CTDIvol of the images with its phantom known; the mean of the event in a dose report, spread
+    over the slices by tube current; CTDIvol computed from mAs; none. `events` are those of the study's dose
+    reports (`dose_report.merged`); which of them belong to these images is found here.
     """
     flags: set[str] = set()
     kvp = _kvp(headers, flags)
     mas = _mas(headers, flags)
     ctdivol = _stated_ctdivol(headers, mas, flags)
+    reported = _reported(headers, mas, tuple(events), flags)
+    if kvp is None and reported is not None and reported.kvp is not None and "KVP_CHANGES" not in flags:
+        kvp = reported.kvp
+        flags.add("KVP_FROM_REPORT")
     source: DoseSource = "none"
     phantom: Literal[16, 32] | None = None
     if ctdivol is not None:
         source, phantom = "ctdivol-tag", _phantom(headers[0], ctdivol, mas, kvp, flags)
-    elif mas is not None and kvp is not None:
+        if reported is not None:
+            phantom = _settled_phantom(ctdivol, phantom, reported, flags)
+    if reported is not None and (ctdivol is None or (phantom is None and reported.phantom_cm is not None)):
+        source, ctdivol, phantom = "radiation-dose-report", reported.ctdivol_mgy, reported.phantom_cm
+        flags -= {"PHANTOM_UNKNOWN"} if phantom is not None else set()
+        flags |= reported.spread_flags
+    elif ctdivol is None and mas is not None and kvp is not None:
         source, phantom = "computed-from-mas", _phantom_by_region(headers[0])
         ctdivol = mas * _mgy_per_mas(headers[0], phantom, kvp)
         flags.add("CTDIVOL_COMPUTED")
@@ -100,8 +122,39 @@ def read_dose(headers: Sequence[Dataset]) -> DoseReading:
         _flag_reconstruction(headers[0], flags)
         _flag_jump(headers, ctdivol, flags)
     return DoseReading(
-        kvp, _tuple(mas, headers), _tuple(ctdivol, headers), phantom, source, tuple(sorted(flags))
+        kvp,
+        _tuple(mas, headers),
+        _tuple(ctdivol, headers),
+        phantom,
+        source,
+        tuple(sorted(flags)),
+        reported.report_uids if reported is not None else (),
     )
+
+
+def report_over_reading(
+    reading: DoseReading, scans: Sequence[Scan], events: Sequence[DoseEvent]
+) -> float | None:
+    """CTDIvol by the dose reports over that of a reading, on the same phantom; None where they cannot tell.
+
+    For a report that came after the reading was made: `scans` are the series' own (`scans_of`).
+    """
+    joined = [(scan, join(scan, events)[0]) for scan in scans]
+    told = [
+        (len(scan.slices), event.ctdivol_mgy * _to_body(event.phantom_cm or reading.phantom_cm))
+        for scan, event in joined
+        if event is not None and event.ctdivol_mgy is not None
+    ]
+    mean_mgy = reading.mean_ctdivol_mgy
+    if not told or mean_mgy is None:
+        return None
+    by_reports = sum(slices * mgy for slices, mgy in told) / sum(slices for slices, _ in told)
+    return by_reports / (mean_mgy * _to_body(reading.phantom_cm))
+
+
+def differs(ratio: float) -> bool:
+    """Whether two doses are too far apart to be the same."""
+    return not 1 / DIFFERS <= ratio <= DIFFERS
 
 
 def ssde_mgy(
@@ -189,12 +242,92 @@ def _phantom(
             per_mas = None
     value, scheme = code_of(header, "CTDIPhantomTypeCodeSequence")
     if scheme == "DCM" and value in PHANTOM_CODES:
-        return 32 if PHANTOM_CODES[value] == 32 else 16
+        return PHANTOM_CODES[value]
+    return _inferred_phantom(per_mas, flags)
+
+
+def _inferred_phantom(per_mas: float | None, flags: set[str]) -> Literal[16, 32] | None:
+    """The phantom by CTDIvol per mAs at 120 kV: the small one reads about twice as much."""
     if per_mas is None or BODY_UP_TO < per_mas < HEAD_FROM:
         flags.add("PHANTOM_UNKNOWN")
         return None
     flags.add("PHANTOM_INFERRED")
     return 16 if per_mas >= HEAD_FROM else 32
+
+
+# --- what dose reports tell ----------------------------------------------------------------------
+
+
+def _reported(
+    headers: Sequence[Dataset],
+    mas: NDArray[np.float64] | None,
+    events: tuple[DoseEvent, ...],
+    flags: set[str],
+) -> _Reported | None:
+    """The joined events' means, spread over the slices; None where too little is joined."""
+    values: list[float | None] = [None] * len(headers)
+    joined: list[DoseEvent] = []
+    spread_flags: set[str] = set()
+    for scan in scans_of(headers) if events else ():
+        event, flag = join(scan, events)
+        flags |= {flag} if flag else set()
+        if event is None or event.ctdivol_mgy is None:
+            continue
+        joined.append(event)
+        slices = list(scan.slices)
+        of_scan = None if mas is None else mas[slices]
+        spread = event.ctdivol_mgy * _modulation([headers[index] for index in slices], of_scan, spread_flags)
+        for index, value in zip(slices, spread, strict=True):
+            values[index] = float(value)
+    ctdivol = _repaired(values, "REPORT_CTDIVOL", flags) if joined else None
+    if ctdivol is None:
+        return None
+    phantoms = {_phantom_of(event, flags) for event in joined}
+    if len(phantoms) > 1:
+        flags.add("REPORT_PHANTOMS_DIFFER")
+        return None
+    flags |= {f"REPORT_{flag}" for event in joined for flag in event.flags}
+    kvps = {event.kvp for event in joined}
+    report_uids = tuple(sorted({event.report_uid for event in joined}))
+    kvp = kvps.pop() if len(kvps) == 1 else None
+    return _Reported(ctdivol, phantoms.pop(), kvp, report_uids, frozenset(spread_flags))
+
+
+def _phantom_of(event: DoseEvent, flags: set[str]) -> Literal[16, 32] | None:
+    if event.phantom_cm is not None:
+        return event.phantom_cm
+    inferring: set[str] = set()
+    phantom_cm = _inferred_phantom(event.mgy_per_mas, inferring)
+    flags |= {f"REPORT_{flag}" for flag in inferring}
+    return phantom_cm
+
+
+def _settled_phantom(
+    ctdivol: NDArray[np.float64],
+    phantom_cm: Literal[16, 32] | None,
+    reported: _Reported,
+    flags: set[str],
+) -> Literal[16, 32] | None:
+    """The phantom of the images' CTDIvol once a report is there: stated, or the report's where doses agree.
+
+    The numbers themselves tell whether the report's phantom is theirs too: on another they would be half or
+    twice as large.
+    """
+    inferred = bool({"PHANTOM_INFERRED", "PHANTOM_UNKNOWN"} & flags)
+    ratio = float(np.mean(reported.ctdivol_mgy) / np.mean(ctdivol))
+    if inferred and reported.phantom_cm is not None and not differs(ratio):
+        flags -= {"PHANTOM_INFERRED", "PHANTOM_UNKNOWN"}
+        flags.add("PHANTOM_FROM_REPORT")
+        return reported.phantom_cm
+    if phantom_cm is not None and reported.phantom_cm is not None:
+        ratio *= _to_body(reported.phantom_cm) / _to_body(phantom_cm)
+    if differs(ratio):
+        flags.add("CTDIVOL_DIFFERS_FROM_REPORT")
+    return phantom_cm
+
+
+def _to_body(phantom_cm: int | None) -> float:
+    return HEAD_TO_BODY_PHANTOM if phantom_cm == 16 else 1.0
 
 
 def _phantom_by_region(header: Dataset) -> Literal[16, 32]:

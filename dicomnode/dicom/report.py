@@ -190,6 +190,7 @@ class _Groups:
             f"dose fraction={provenance.dose_fraction:.6g} decided by {provenance.dose_decided_by}",
             f"dose reference={provenance.dose_reference}",
             f"dose source={provenance.dose.source} flags={flags}",
+            *(f"dose report={uid}" for uid in provenance.dose.report_uids),
             f"verdict={provenance.verdict} reasons={reasons}",
         )
         return sr.AlgorithmIdentification(
@@ -217,6 +218,7 @@ class _Groups:
         dose = self._provenance.dose
         origin = {
             "ctdivol-tag": concepts.COPIED_FROM_IMAGES,
+            "radiation-dose-report": concepts.AUTOMATED_COLLECTION,
             "computed-from-mas": concepts.COMPUTED_FROM_IMAGES,
         }.get(dose.source, concepts.DOSE_NOT_READABLE)
         said = [sr.QualitativeEvaluation(concepts.SOURCE_OF_DOSE, origin)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dicomnode.dicom.dose import DoseReading
+from dicomnode.dicom.dose import HEAD_TO_BODY_PHANTOM, DoseReading
 from dicomnode.dicom.series import CtSeries
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.start_step import SliceFacts, StartStep
@@ -11,9 +11,6 @@ from dicomnode.physics.noise import measure_noise_along
 from dicomnode.physics.photons import normal_ctdivol_mgy
 from dicomnode.physics.size import water_equivalent_diameter_mm
 from dicomnode.settings import Dose, DoseReference
-
-HEAD_TO_BODY_PHANTOM = 0.5
-"""CTDIvol on the 32 cm phantom over that on the 16 cm phantom, same output: 1/2.04 to 1/2.14."""
 
 
 def slice_facts(series: CtSeries, dose: DoseReading, reference: DoseReference) -> tuple[SliceFacts, ...]:
@@ -42,7 +39,9 @@ def slice_facts(series: CtSeries, dose: DoseReading, reference: DoseReference) -
 def match_all(facts: Sequence[SliceFacts], dose: Dose, engine: NeedEngine) -> list[StartStep]:
     """A start step a slice; DoseUnknown where one tells neither dose nor noise, or may not go by noise."""
     if dose.without_dose == "refuse" and any(one.ctdivol_mgy is None for one in facts):
-        raise DoseUnknown("the headers tell no usable dose, and dose.without_dose is 'refuse'")
+        raise DoseUnknown(
+            "neither the headers nor a dose report tell a usable dose, and dose.without_dose is 'refuse'"
+        )
     return [engine.match(one) for one in facts]
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dicomnode.dicom.stacks import Stack, sort_into_stacks
-from dicomnode.errors import JobError, SpoolError
+from dicomnode.errors import DicomnodeError, JobError, SpoolError
 from dicomnode.network import part10
 from dicomnode.network.completeness import Completion
+from dicomnode.network.filing import read_file_header
 from dicomnode.spool import Spool, key
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class Order:
 
     `stack` tells the stacks of a series apart ("" and `stack_number` 0: the first), `differs_by` in what.
     `pipeline_digest`: model, weights, configuration and software, as in `dicom.provenance.pipeline_digest`.
+    `study_uid` joins dose reports to the series; empty where no image could be read.
     """
 
     job_id: str
@@ -38,6 +40,7 @@ class Order:
     stack: str = ""
     stack_number: int = 0
     differs_by: tuple[str, ...] = ()
+    study_uid: str = ""
 
 
 def new_orders(
@@ -57,13 +60,14 @@ def new_orders(
     if not files:
         raise JobError("a series counts as complete, but none of its images is in the spool")
     stacks = sort_into_stacks([folder / name for name in files])
-    orders = []
+    orders, number = [], max((order.stack_number for order in known), default=-1)
     for stack, earlier in _with_earlier(stacks, known):
         names = tuple(sorted(path.name for path in stack.paths))
         if earlier is not None and set(names) == set(earlier.files):
             orders.append(earlier)
             continue
-        first = not orders and not known
+        if earlier is None:
+            number += 1
         order = Order(
             job_id="",
             series_uid=completion.series_uid,
@@ -75,9 +79,10 @@ def new_orders(
             completed_because=completion.reason,
             confidence=completion.confidence,
             ordered_at=ordered_at,
-            stack=earlier.stack if earlier else "" if first else stack.key,
-            stack_number=earlier.stack_number if earlier else len(known) + len(orders),
+            stack=earlier.stack if earlier else stack.key if number else "",
+            stack_number=earlier.stack_number if earlier else number,
             differs_by=stack.differs_by,
+            study_uid=study_of(folder, names),
         )
         orders.append(with_pipeline(order, pipeline_digest))
     return tuple(orders)
@@ -106,6 +111,16 @@ def with_pipeline(order: Order, pipeline_digest: str) -> Order:
     named = f"{order.series_uid}|{order.content_digest}|{pipeline_digest}"
     job_id = f"{order.series_key[:12]}-{hashlib.sha256(named.encode()).hexdigest()[:16]}"
     return replace(order, job_id=job_id, pipeline_digest=pipeline_digest)
+
+
+def study_of(folder: Path, files: Sequence[str]) -> str:
+    """The Study Instance UID of the first image that can be read, or empty."""
+    for name in files:
+        try:
+            return read_file_header(folder / name).study_instance_uid
+        except (DicomnodeError, OSError, ValueError):
+            continue
+    return ""
 
 
 def _content_digest(folder: Path, files: Sequence[str]) -> str:
