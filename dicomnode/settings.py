@@ -21,6 +21,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SecretStr,
     StringConstraints,
     ValidationError,
     ValidationInfo,
@@ -34,6 +35,7 @@ from dicomnode.errors import SettingsError
 ENVIRONMENT_PREFIX: Final = "DICOMNODE__"
 
 _UID: Final = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))*", re.ASCII)
+_KEY: Final = re.compile(r"[0-9A-Fa-f]{64}")
 
 
 def is_uid(text: str) -> bool:
@@ -63,6 +65,12 @@ def _uid(text: str) -> str:
     return text
 
 
+def _uid_key(secret: SecretStr) -> SecretStr:
+    if not _KEY.fullmatch(secret.get_secret_value()):
+        raise ValueError("a key has 64 hexadecimal digits; `openssl rand -hex 32` makes one")
+    return secret
+
+
 def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
     """Resolve against the YAML file's folder, which `load_settings` hands over as context."""
     folder = info.context["folder"] if info.context else Path.cwd()
@@ -72,6 +80,7 @@ def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
 UidRoot = Annotated[str, AfterValidator(_uid_root)]
 Uid = Annotated[str, AfterValidator(_uid)]
+UidKey = Annotated[SecretStr, AfterValidator(_uid_key)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveMgy = Annotated[float, Field(gt=0, le=500, allow_inf_nan=False)]
@@ -85,7 +94,13 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,6
 class Section(BaseModel):
     """A part of the configuration: complete, checked and unchangeable."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,  # it may be a secret
+    )
 
 
 class Node(Section):
@@ -210,6 +225,7 @@ class IdentitySettings(Section):
     """What derived objects call themselves."""
 
     uid_root: UidRoot = "2.25"
+    uid_key: UidKey | None = None
     series_description_prefix: Annotated[
         str, StringConstraints(min_length=1, max_length=24, pattern=r"^[ -\[\]-~]*$")
     ] = "AI-DN | "
@@ -217,6 +233,11 @@ class IdentitySettings(Section):
     keep_manufacturer: bool = False
     content_qualification: Literal["RESEARCH", "PRODUCT", "SERVICE"] = "RESEARCH"
     device_uid: Uid | None = None
+
+    @property
+    def uid_key_bytes(self) -> bytes | None:
+        """The key that was given, or None where the spool keeps one."""
+        return None if self.uid_key is None else bytes.fromhex(self.uid_key.get_secret_value())
 
 
 class Settings(Section):

@@ -97,6 +97,7 @@ def test_a_misspelt_key_is_refused_by_its_path_and_the_nearest_one(tmp_path, tex
         ("identity: {uid_root: 1.02}", "node.yaml: identity.uid_root: "),
         ("identity: {uid_root: '1.02'}", "node.yaml: identity.uid_root: "),
         ("identity: {series_description_prefix: 'A\\B'}", "node.yaml: identity.series_description_prefix: "),
+        ("identity: {uid_key: 'abc'}", "node.yaml: identity.uid_key: "),
         ("engine: {device: tpu}", "node.yaml: engine.device: "),
         ("- a", "node.yaml: "),
         ("node: [", "node.yaml: line 1"),
@@ -152,6 +153,18 @@ def test_a_wrong_variable_is_refused_by_its_name(tmp_path):
         "environment DICOMNODE__NODE__PORT:"
     )
     assert "there is no such place" in refused(tmp_path, "", {"DICOMNODE__CALLERS__3__HOST": "x"})
+
+
+def test_a_key_is_taken_and_never_told(tmp_path):
+    key = "0123456789abcdef" * 4
+    settings = load_settings(write(tmp_path, ""), {"DICOMNODE__IDENTITY__UID_KEY": key})
+    assert settings.identity.uid_key_bytes == bytes.fromhex(key)
+    for shown in (repr(settings), str(settings.model_dump()), settings.model_dump_json()):
+        assert "0123456789abcdef" not in shown
+    with pytest.raises(SettingsError) as caught:
+        load_settings(write(tmp_path, f"identity: {{uid_key: '{key}0'}}"), {})
+    assert "0123456789abcdef" not in f"{caught.value} {caught.value.__cause__}"
+    assert load_settings(write(tmp_path, ""), {}).identity.uid_key_bytes is None
 
 
 def test_settings_cannot_be_changed(tmp_path):

@@ -67,6 +67,7 @@ class Stations:
         self._settings = settings
         self._spool = spool
         self._engine = engine
+        self._uid_key = settings.identity.uid_key_bytes or spool.uid_key()
         self._held: tuple[str, CtSeries] | None = None
         self.configuration_digest = _configuration_digest(settings)
         card = engine.card
@@ -219,6 +220,7 @@ class Stations:
         return Identity(
             ae_title=self._settings.node.ae_title,
             device_uid=ours.device_uid or _device_uid(self._settings),
+            uid_key=self._uid_key,
             uid_root=ours.uid_root,
             series_description_prefix=ours.series_description_prefix,
             series_number_offset=ours.series_number_offset,
@@ -302,12 +304,12 @@ def _pixel_mm(series: CtSeries) -> float:
 
 
 def _configuration_digest(settings: Settings) -> str:
-    """SHA-256 over every setting that changes what is written; not over device, host or time."""
+    """SHA-256 over every setting that changes what is written; not over device, host or time, nor secrets."""
     told = {
         "model": settings.engine.model,
         "dose": settings.dose.model_dump(mode="json"),
         "quality": settings.quality.model_dump(mode="json"),
-        "identity": settings.identity.model_dump(mode="json"),
+        "identity": settings.identity.model_dump(mode="json", exclude={"uid_key"}),
         "ae_title": settings.node.ae_title,
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
