@@ -238,8 +238,8 @@ class Spool:
             raise SpoolError(f"{path}: cannot be read ({error.strerror})") from error
         if len(key) != _KEY_BYTES:
             raise SpoolError(
-                f"{path}: is damaged ({len(key)} bytes, not {_KEY_BYTES}); put it back from a backup, or remove"
-                " it, and what is enhanced again gets other UIDs"
+                f"{path}: is damaged ({len(key)} bytes, not {_KEY_BYTES}); put it back from a backup, or"
+                " remove it, and what is enhanced again gets other UIDs"
             )
         return key
 

@@ -46,7 +46,9 @@ def test_a_uid_cannot_be_made_without_the_key(identity: Identity, provenance: Pr
         for key in (b"\0" * 32, b"another key, of 32 bytes as well", identity.uid_key[:-1])
     }
     assert len(guesses | {with_key}) == 4
-    framed = b"".join(len(part).to_bytes(4, "big") + part.encode() for part in ("series", "1.2.3", digest, "0"))
+    framed = b"".join(
+        len(part).to_bytes(4, "big") + part.encode() for part in ("series", "1.2.3", digest, "0")
+    )
     unkeyed = hashlib.sha256(framed).digest()
     other_root = replace(identity, uid_root="1.2.3.4")
     made = int(derived_uid(other_root, "series", "1.2.3", digest).removeprefix("1.2.3.4."))
