@@ -30,8 +30,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from dicomnode.checked import is_uid
 from dicomnode.errors import DiskFull, SpoolError
-from dicomnode.settings import is_uid
 
 _TEMPORARY_SUFFIX: Final = ".tmp"
 _INSTANCE_SUFFIX: Final = ".dcm"

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic_core import PydanticUndefined
 
+from dicomnode.checked import is_uid
 from dicomnode.errors import SettingsError
-from dicomnode.settings import Retry, Settings, all_keys, is_uid, load_settings
+from dicomnode.settings import Retry, Settings, all_keys, load_settings
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
