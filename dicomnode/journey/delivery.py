@@ -88,9 +88,9 @@ class Delivery:
         self._extras: dict[str, tuple[File, ...]] = {}
         if destination.key_objects and destination.name in manifest.withdrawals:
             self._extras[_WITHDRAWAL] = (manifest.withdrawals[destination.name],)
-        for kind in EXTRAS:
-            if getattr(destination, kind) and kind in result.extras:
-                self._extras[kind] = result.extras[kind]
+        asked = [kind for kind in EXTRAS if getattr(destination, kind)]
+        self._extras |= {kind: result.extras[kind] for kind in asked if kind in result.extras}
+        self._not_made = [kind for kind in asked if kind not in result.extras]
         self._ledger = read_ledger(folder, destination.name)
 
     def attempt(self, state: DestinationState, now: datetime) -> tuple[DestinationState, float | None]:
@@ -151,15 +151,17 @@ class Delivery:
             status = self._ledger.refused[refused[0].sop_instance_uid]
             what = f"{len(refused)} of {len(self._images)} images"
             return replace(state, state="refused", reason=f"{what} refused for good (status {status:04X})")
-        told = ", ".join(self._refused_extras())
-        return replace(state, state="delivered", reason=f"not taken: {told}" if told else None)
+        return replace(state, state="delivered", reason="; ".join(self._left_out()) or None)
 
-    def _refused_extras(self) -> Iterator[str]:
+    def _left_out(self) -> Iterator[str]:
+        """What was asked for beside the images and is not there."""
         for kind, files in self._extras.items():
             statuses = [self._ledger.refused.get(file.sop_instance_uid) for file in files]
             status = next((status for status in statuses if status is not None), None)
             if status is not None:
-                yield f"{kind.replace('_', ' ')} (status {status:04X})"
+                yield f"{kind.replace('_', ' ')} refused for good (status {status:04X})"
+        for kind in self._not_made:
+            yield f"no {kind.replace('_', ' ')} was made"
 
     def _over(self, state: DestinationState, parcel: Parcel) -> DestinationState:
         """No further attempt: the images may be there although something beside them is not."""

@@ -16,7 +16,13 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
-from pynetdicom.sop_class import ComprehensiveSRStorage, CTImageStorage, Verification
+from pynetdicom.sop_class import (
+    ComprehensiveSRStorage,
+    CTImageStorage,
+    KeyObjectSelectionDocumentStorage,
+    ParametricMapStorage,
+    Verification,
+)
 
 from dicomnode.journey.job import Job
 from dicomnode.network.send import Delivery, echo, send_files
@@ -26,13 +32,17 @@ from tests.makers import make_series, phantom
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "models"
+IMAGE = str(CTImageStorage)
 REPORT = str(ComprehensiveSRStorage)
+PARAMETRIC_MAP = str(ParametricMapStorage)
+KEY_OBJECTS = str(KeyObjectSelectionDocumentStorage)
 
 
 class Pacs:
     """A Storage SCP that remembers every C-STORE it was asked, and how it answered."""
 
-    def __init__(self, port: int = 0, seconds: float = 0.0) -> None:
+    def __init__(self, port: int = 0, seconds: float = 0.0, classes: Sequence[str] = (IMAGE, REPORT)) -> None:
+        self.classes = classes
         self.answer: Callable[[str, str], int] = lambda sop_class, uid: 0x0000
         self.asked: list[tuple[str, str, bytes, int]] = []
         self.seconds = seconds
@@ -42,8 +52,8 @@ class Pacs:
 
     def start(self) -> "Pacs":
         entity = AE("PACS")
-        entity.add_supported_context(CTImageStorage)
-        entity.add_supported_context(REPORT)
+        for sop_class in self.classes:
+            entity.add_supported_context(sop_class)
         entity.add_supported_context(Verification)
         self._server = entity.start_server(
             ("127.0.0.1", self._port), block=False, evt_handlers=[(evt.EVT_C_STORE, self._on_store)]
@@ -87,11 +97,12 @@ class Pacs:
 
     def reports(self) -> list[str]:
         """SOP Instance UIDs of the reports kept, each once."""
-        return list(
-            dict.fromkeys(
-                uid for sop_class, uid, _, status in self.asked if sop_class == REPORT and not status
-            )
-        )
+        return self.of_class(REPORT)
+
+    def of_class(self, wanted: str) -> list[str]:
+        """SOP Instance UIDs of the objects of one class that were kept, each once."""
+        told = [uid for sop_class, uid, _, status in self.asked if sop_class == wanted and not status]
+        return list(dict.fromkeys(told))
 
     def __enter__(self) -> "Pacs":
         return self.start()
