@@ -175,8 +175,11 @@ def test_a_key_is_taken_and_never_told(tmp_path):
 
 
 def test_a_destination_gets_images_and_report_unless_it_asks_for_more(tmp_path):
-    text = "destinations: [{name: a, ae_title: A, host: h}, {name: b, ae_title: B, host: h, uncertainty_map: %s}]"
-    settings = load_settings(write(tmp_path, text % "false" + "\nengine: {uncertainty_seeds: 8}"), {})
+    text = (
+        "destinations:\n- {name: a, ae_title: A, host: h}\n"
+        "- {name: b, ae_title: B, host: h, uncertainty_map: %s}\n"
+    )
+    settings = load_settings(write(tmp_path, text % "false" + "engine: {uncertainty_seeds: 8}"), {})
     plain = settings.destinations[0]
     assert (plain.report, plain.removed_map, plain.uncertainty_map, plain.key_objects) == (
         True,
@@ -187,9 +190,7 @@ def test_a_destination_gets_images_and_report_unless_it_asks_for_more(tmp_path):
     assert (plain.series_description_prefix, plain.keep_manufacturer) == (None, None)
     assert settings.uncertainty_seeds == 0, "nobody asks"
     assert (
-        load_settings(
-            write(tmp_path, text % "true" + "\nengine: {uncertainty_seeds: 8}"), {}
-        ).uncertainty_seeds
+        load_settings(write(tmp_path, text % "true" + "engine: {uncertainty_seeds: 8}"), {}).uncertainty_seeds
         == 8
     )
 
