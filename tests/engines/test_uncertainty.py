@@ -20,9 +20,9 @@ def test_results_with_the_mean_do_not_depend_on_the_seed_and_drawn_ones_do(engin
     x = stack(2)
     assert engine.card.refill == "mean"
     means = [enhance(engine, x, 0.7, [START] * 2, seed).hounsfield for seed in (1, 2)]
-    assert np.array_equal(*means)
+    assert np.array_equal(means[0], means[1])
     drawn = [enhance(drawing(engine), x, 0.7, [START] * 2, seed).hounsfield for seed in (1, 2)]
-    assert not np.array_equal(*drawn)
+    assert not np.array_equal(drawn[0], drawn[1])
 
 
 def test_the_spread_is_the_standard_deviation_over_drawn_results(engine: NeedEngine) -> None:

@@ -12,6 +12,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from dicomnode.dicom.report import write_report
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.errors import NoSpread
 from dicomnode.journey import writing
@@ -37,7 +38,9 @@ ALL = (IMAGE, REPORT, PARAMETRIC_MAP, KEY_OBJECTS)
 EVERYTHING = {"removed_map": True, "uncertainty_map": True, "key_objects": True}
 
 
-def settings_with(folder: Path, peers: Mapping[int, Mapping[str, object]], **sections: dict) -> Settings:
+def settings_with(
+    folder: Path, peers: Mapping[int, Mapping[str, object]], **sections: dict[str, object]
+) -> Settings:
     """Settings with one destination a port, each with what it asks for."""
     told = settings_for(folder, *peers, **sections).model_dump(mode="json")
     for destination, asked in zip(told["destinations"], peers.values(), strict=True):
@@ -151,7 +154,7 @@ def test_destinations_of_the_same_policy_share_their_objects(
     "change", [{"image_type2": "SECONDARY"}, {"series_description_prefix": "X "}, {"keep_manufacturer": True}]
 )
 def test_every_part_of_the_naming_makes_other_objects(
-    tmp_path: Path, pacs: Pacs, engine: NeedEngine, change: dict
+    tmp_path: Path, pacs: Pacs, engine: NeedEngine, change: dict[str, object]
 ) -> None:
     with Pacs() as other:
         settings = settings_with(tmp_path, {pacs.port: {}, other.port: change})
@@ -192,7 +195,7 @@ def test_a_late_slice_withdraws_what_each_destination_has_got(tmp_path: Path, en
         away_port = away.port
         away.stop()
         impatient = {"first_seconds": 0.1, "longest_seconds": 0.1, "give_up_days": 1e-6}
-        peers = {
+        peers: dict[int, dict[str, object]] = {
             told.port: {"key_objects": True, "removed_map": True},
             silent.port: {},
             away_port: {"key_objects": True, "retry": impatient},
@@ -264,7 +267,6 @@ def test_all_files_or_none_and_the_same_ones_at_the_next_attempt(
     settings = settings_with(tmp_path, {pacs.port: {"removed_map": True}})
     work = settings.node.spool / "work"
     half_written: list[set[str]] = []
-    write_report = writing.write_report
 
     def full_disk_twice(*arguments: object) -> Path:
         (making,) = work.glob("*/outgoing.making")
