@@ -141,8 +141,8 @@ def write_uncertainty_map(
         derivation=concepts.SPREAD_OVER_SEEDS,
         description=(
             f"Standard deviation over {seeds} runs in which the photons between two passes were drawn. It is "
-            "how far the model's own draws move the image; neither the noise of the scan nor an error that "
-            "all runs share is in it. Zero where the model draws nothing."
+            "how far the model's own draws move the image, and no error bar: neither the noise of the scan "
+            "nor an error that all runs share is in it. Zero where the model draws nothing."
         ),
         statistic=concepts.STANDARD_DEVIATION,
         kind_of_pixel=np.uint16,

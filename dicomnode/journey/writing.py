@@ -33,7 +33,7 @@ from dicomnode.journey.manifest import (
     wanted,
 )
 from dicomnode.journey.order import Order, read_order
-from dicomnode.settings import Settings
+from dicomnode.settings import Destination, Settings
 from dicomnode.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -139,9 +139,7 @@ def _write_withdrawals(
     written: dict[tuple[Naming, tuple[Reference, ...]], File] = {}
     found = {}
     for peer in settings.destinations:
-        held = (
-            tuple(one for folder in earlier for one in _held(folder, peer.name)) if peer.key_objects else ()
-        )
+        held = tuple(one for folder in earlier for one in _held(folder, peer)) if peer.key_objects else ()
         if not held:
             continue
         naming = naming_for(peer, settings.identity)
@@ -154,20 +152,22 @@ def _write_withdrawals(
     return found
 
 
-def _held(folder: Path, destination: str) -> list[Reference]:
+def _held(folder: Path, peer: Destination) -> list[Reference]:
     """What a destination has got of one earlier result, or is about to get.
 
-    Of a series of which it has an image, every image; of the rest, what it said it has.
+    Where it has an image: every image, and beside them what it asks for and has not refused.
     """
-    stored = set(read_ledger(folder, destination).stored)
+    ledger = read_ledger(folder, peer.name)
     outgoing = folder / OUTGOING
     held: list[Reference] = []
     for result in _results(outgoing):
-        if any(file.sop_instance_uid in stored for file in result.images):
-            held += references_in([outgoing / file.path for file in result.images])
-        for files in result.extras.values():
-            there = [outgoing / file.path for file in files if file.sop_instance_uid in stored]
-            held += references_in(there) if there else []
+        if not any(file.sop_instance_uid in ledger.stored for file in result.images):
+            continue
+        held += references_in([outgoing / file.path for file in result.images])
+        for kind, files in result.extras.items():
+            uids = {file.sop_instance_uid for file in files}
+            if uids & set(ledger.stored) or (getattr(peer, kind) and not uids & set(ledger.refused)):
+                held += references_in([outgoing / file.path for file in files])
     return held
 
 

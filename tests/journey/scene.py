@@ -43,6 +43,8 @@ class Pacs:
 
     def __init__(self, port: int = 0, seconds: float = 0.0, classes: Sequence[str] = (IMAGE, REPORT)) -> None:
         self.classes = classes
+        self.turned_away: tuple[str, ...] = ()
+        """Classes for which it rejects the whole association, for good."""
         self.answer: Callable[[str, str], int] = lambda sop_class, uid: 0x0000
         self.asked: list[tuple[str, str, bytes, int]] = []
         self.seconds = seconds
@@ -56,7 +58,9 @@ class Pacs:
             entity.add_supported_context(sop_class)
         entity.add_supported_context(Verification)
         self._server = entity.start_server(
-            ("127.0.0.1", self._port), block=False, evt_handlers=[(evt.EVT_C_STORE, self._on_store)]
+            ("127.0.0.1", self._port),
+            block=False,
+            evt_handlers=[(evt.EVT_C_STORE, self._on_store), (evt.EVT_REQUESTED, self._on_requested)],
         )
         self._port = self._server.server_address[1]
         return self
@@ -69,6 +73,12 @@ class Pacs:
     @property
     def port(self) -> int:
         return self._port
+
+    def _on_requested(self, event: evt.Event) -> None:
+        asked = {context.abstract_syntax for context in event.assoc.requestor.requested_contexts}
+        if asked & set(self.turned_away):
+            event.assoc.acse.send_reject(0x01, 0x01, 0x01)
+            event.assoc.kill()
 
     def _on_store(self, event: evt.Event) -> int:
         request = event.request

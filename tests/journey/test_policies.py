@@ -189,6 +189,20 @@ def test_a_map_that_has_to_wait_holds_up_neither_images_nor_report_and_is_given_
     assert set(classes[7:]) == {PARAMETRIC_MAP}
 
 
+def test_a_peer_that_turns_away_whole_associations_still_gets_the_rest(
+    tmp_path: Path, engine: NeedEngine
+) -> None:
+    with Pacs(classes=ALL) as pacs:
+        pacs.turned_away = (PARAMETRIC_MAP,)
+        settings = settings_with(tmp_path, {pacs.port: {"removed_map": True, "key_objects": True}})
+        with Node(settings, engine=engine) as node:
+            send_to(node.port, low_dose_series(tmp_path / "in"))
+            (job,) = wait_for_jobs(node)
+    assert (job.status, job.destinations[0].sent, job.destinations[0].total) == ("done", 7, 8)
+    assert job.reason == "pacs0: removed map refused for good (status 0122)"
+    assert (len(pacs.images()), len(pacs.reports()), len(pacs.of_class(KEY_OBJECTS))) == (5, 1, 1)
+
+
 @pytest.mark.slow
 def test_a_late_slice_withdraws_what_each_destination_has_got(tmp_path: Path, engine: NeedEngine) -> None:
     with Pacs(classes=ALL) as told, Pacs(classes=ALL) as silent, Pacs(classes=ALL) as away:
@@ -225,6 +239,49 @@ def test_a_late_slice_withdraws_what_each_destination_has_got(tmp_path: Path, en
         assert [_title(one) for one in of_class(away, KEY_OBJECTS)] == ["113000"], (
             "it had nothing to withdraw"
         )
+
+
+@pytest.mark.slow
+def test_a_result_that_is_half_sent_is_withdrawn_when_it_has_been_sent(
+    tmp_path: Path, engine: NeedEngine
+) -> None:
+    paths = low_dose_series(tmp_path / "in", slices=6)
+    with Pacs(classes=ALL) as pacs:
+        busy_for: list[str] = []
+        full = True
+
+        def answer(sop_class: str, uid: str) -> int:
+            """The archive has no room for the third image it is ever offered, until it has."""
+            if len(pacs.asked) == 2:
+                busy_for.append(uid)
+            return 0xA700 if full and uid in busy_for else 0x0000
+
+        pacs.answer = answer
+        retry = {"first_seconds": 0.1, "longest_seconds": 0.3}
+        settings = settings_with(
+            tmp_path, {pacs.port: {"key_objects": True, "associations": 1, "retry": retry}}
+        )
+        with Node(settings, engine=engine) as node:
+            send_to(node.port, paths[:5])
+            wait_until(lambda: len(pacs.asked) > 3)
+            send_to(node.port, paths[5:])
+            wait_until(lambda: len(pacs.reports()) == 1, told=node.jobs)  # that of the new result
+            held_back = [_title(one) for one in of_class(pacs, KEY_OBJECTS)]
+            full = False
+            jobs = wait_for_jobs(node, 2)
+    assert held_back == ["113000"], "the old result is not withdrawn while it is still being sent"
+    assert [job.status for job in jobs] == ["done", "done"]
+    old = jobs[0].derived_series_uid
+    (withdrawal,) = [one for one in of_class(pacs, KEY_OBJECTS) if _title(one) == "113001"]
+    named = {
+        item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+        for item in withdrawal.ContentSequence
+        if item.ValueType in ("IMAGE", "COMPOSITE")
+    }
+    (outgoing,) = (settings.node.spool / "work" / jobs[0].job_id).glob("outgoing")
+    assert named == {file.sop_instance_uid for file in read_manifest(outgoing).results[0].files()}
+    assert {one.SeriesInstanceUID for one in of_class(pacs, IMAGE) if one.SOPInstanceUID in named} == {old}
+    assert pacs.asked[-1][1] == withdrawal.SOPInstanceUID
 
 
 def _title(document: Dataset) -> str:
