@@ -104,6 +104,10 @@ def check(arguments: argparse.Namespace) -> int:
 
     asked = settings.engine
     engine = load_engine(asked.models_folder, asked.model, asked.device, asked.threads)
+    if settings.uncertainty_seeds:
+        from dicomnode.engines.uncertainty import drawing
+
+        drawing(engine)
     for line in _explained(settings):
         print(line)
     if free_bytes < settings.node.reserve_bytes:
@@ -220,7 +224,18 @@ def _explained(settings: Settings) -> Iterable[str]:
     for caller in settings.callers:
         yield f"caller       {caller.ae_title} from {caller.host or 'any host'}"
     for peer in settings.destinations:
-        yield f"destination  {peer.name}: {peer.ae_title} at {peer.host}:{peer.port}"
+        extras = [
+            told
+            for asked, told in (
+                (peer.report, "report"),
+                (peer.removed_map, "map of what was removed"),
+                (peer.uncertainty_map, f"map of the spread over {engine.uncertainty_seeds} seeds"),
+                (peer.key_objects, "key objects"),
+            )
+            if asked
+        ]
+        told = ", ".join(["images", *extras])
+        yield f"destination  {peer.name}: {peer.ae_title} at {peer.host}:{peer.port} ({told})"
     yield f"spool        {node.spool}, can be written, {node.reserve_gib:g} GiB stay free"
     yield f"device       {engine.device}"
     if not settings.callers:

@@ -158,6 +158,10 @@ class ModelError(DicomnodeError):
     """A model folder cannot be used."""
 
 
+class NoSpread(ModelError):
+    """An uncertainty would be zero everywhere: nothing is drawn, so every seed gives the same image."""
+
+
 class WeightsMismatch(ModelError):
     """The weights are not the ones their card names."""
 

@@ -9,83 +9,46 @@ configs/README.md.
 
 import difflib
 import os
-import re
 from collections.abc import Hashable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Final, Literal, get_args
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from dicomnode.checked import (
+    AeTitle,
+    DeviceName,
+    HostName,
+    LocalPath,
+    Name,
+    Port,
+    PositiveMgy,
+    Prefix,
+    Seconds,
+    Seeds,
+    Uid,
+    UidKey,
+    UidRoot,
+)
 from dicomnode.errors import SettingsError
 
 ENVIRONMENT_PREFIX: Final = "DICOMNODE__"
-
-_UID: Final = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))*", re.ASCII)
-
-
-def is_uid(text: str) -> bool:
-    """Say whether a text is a UID: PS3.5 section 9.1, at most 64 characters, no leading zeros."""
-    return len(text) <= 64 and _UID.fullmatch(text) is not None
-
-
-def _ae_title(text: str) -> str:
-    """AE value representation, PS3.5 section 6.2: leading and trailing blanks do not count."""
-    title = text.strip(" ")
-    if not title or len(title) > 16:
-        raise ValueError(f"an AE title has 1 to 16 characters, this has {len(title)}")
-    if "\\" in title or not all(" " <= letter <= "~" for letter in title):
-        raise ValueError("an AE title has no backslash, no control character and only ASCII letters")
-    return title
-
-
-def _uid_root(text: str) -> str:
-    if not is_uid(text) or len(text) > 24:
-        raise ValueError("a UID root has digits and dots, no leading zeros, at most 24 characters")
-    return text
-
-
-def _uid(text: str) -> str:
-    if not is_uid(text):
-        raise ValueError("a UID has digits and dots, no leading zeros, at most 64 characters")
-    return text
-
-
-def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
-    """Resolve against the YAML file's folder, which `load_settings` hands over as context."""
-    folder = info.context["folder"] if info.context else Path.cwd()
-    return Path(os.path.normpath(folder / path.expanduser()))
-
-
-AeTitle = Annotated[str, AfterValidator(_ae_title)]
-UidRoot = Annotated[str, AfterValidator(_uid_root)]
-Uid = Annotated[str, AfterValidator(_uid)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-PositiveMgy = Annotated[float, Field(gt=0, le=500, allow_inf_nan=False)]
-LocalPath = Annotated[Path, AfterValidator(_beside_the_file)]
-HostName = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, pattern=r"^[A-Za-z0-9._:%-]+$")
-]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
 class Section(BaseModel):
     """A part of the configuration: complete, checked and unchangeable."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,  # it may be a secret
+    )
 
 
 class Node(Section):
@@ -171,7 +134,12 @@ class Destination(Section):
     port: Port = 104
     associations: Annotated[int, Field(ge=1, le=16)] = 4
     report: bool = True
+    removed_map: bool = False
+    uncertainty_map: bool = False
+    key_objects: bool = False
     image_type2: Literal["PRIMARY", "SECONDARY"] = "PRIMARY"
+    series_description_prefix: Prefix | None = None
+    keep_manufacturer: bool | None = None
     retry: Retry = Field(default_factory=Retry)
 
 
@@ -189,8 +157,9 @@ class EngineSettings(Section):
 
     model: Name = "need-small"
     models_folder: LocalPath = Path("../models")
-    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")] = "auto"
+    device: DeviceName = "auto"
     threads: Annotated[int, Field(ge=1, le=512)] | None = None
+    uncertainty_seeds: Seeds = 0
 
 
 class DoseReference(Section):
@@ -219,13 +188,17 @@ class IdentitySettings(Section):
     """What derived objects call themselves."""
 
     uid_root: UidRoot = "2.25"
-    series_description_prefix: Annotated[
-        str, StringConstraints(min_length=1, max_length=24, pattern=r"^[ -\[\]-~]*$")
-    ] = "AI-DN | "
+    uid_key: UidKey | None = None
+    series_description_prefix: Prefix = "AI-DN | "
     series_number_offset: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     keep_manufacturer: bool = False
     content_qualification: Literal["RESEARCH", "PRODUCT", "SERVICE"] = "RESEARCH"
     device_uid: Uid | None = None
+
+    @property
+    def uid_key_bytes(self) -> bytes | None:
+        """The key that was given, or None where the spool keeps one."""
+        return None if self.uid_key is None else bytes.fromhex(self.uid_key.get_secret_value())
 
 
 class Settings(Section):
@@ -248,6 +221,22 @@ class Settings(Section):
             "callers", [f"{peer.ae_title} from {peer.host or 'any host'}" for peer in self.callers]
         )
         return self
+
+    @model_validator(mode="after")
+    def _uncertainty_has_seeds(self) -> "Settings":
+        for peer in self.destinations:
+            if peer.uncertainty_map and not self.engine.uncertainty_seeds:
+                raise ValueError(
+                    f"destinations: '{peer.name}' asks for an uncertainty_map, but engine.uncertainty_seeds"
+                    " is 0; set it to 8, for example"
+                )
+        return self
+
+    @property
+    def uncertainty_seeds(self) -> int:
+        """Seeds to run for the uncertainty map; 0 where no destination asks for one."""
+        asked = any(peer.uncertainty_map for peer in self.destinations)
+        return self.engine.uncertainty_seeds if asked else 0
 
 
 def _refuse_repeated(section: str, names: list[str]) -> None:

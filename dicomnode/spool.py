@@ -6,6 +6,7 @@ Layout under the root, every folder 0700 and every file 0600::
     work/<job id>/                               what one job makes; renamed whole or removed
     refused/<key(series)>/                       why a series was turned away
     quarantine/<key(instance)>-<digest>.dcm      what contradicts an instance already held
+    uid.key                                      the secret from which UIDs of derived objects are made
 
 `key` is the first 32 hexadecimal digits of SHA-256 of the UID: no text out of a data set ever
 becomes part of a path.
@@ -21,18 +22,22 @@ import hashlib
 import itertools
 import os
 import re
+import secrets
 import shutil
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from dicomnode.checked import is_uid
 from dicomnode.errors import DiskFull, SpoolError
-from dicomnode.settings import is_uid
 
 _TEMPORARY_SUFFIX: Final = ".tmp"
 _INSTANCE_SUFFIX: Final = ".dcm"
+_KEY_FILE: Final = "uid.key"
+_KEY_BYTES: Final = 32
 _JOB_ID: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _temporary_number: Final = itertools.count()
@@ -112,10 +117,11 @@ class Spool:
 
     def _remove_leftovers(self) -> int:
         removed = 0
-        for folder in (self.incoming, self.quarantined, self.refused, self.work):
-            for path in folder.rglob(f".*{_TEMPORARY_SUFFIX}"):
-                path.unlink(missing_ok=True)
-                removed += 1
+        left = f".*{_TEMPORARY_SUFFIX}"
+        folders = (self.incoming, self.quarantined, self.refused, self.work)
+        for path in (*self.root.glob(left), *(path for folder in folders for path in folder.rglob(left))):
+            path.unlink(missing_ok=True)
+            removed += 1
         return removed
 
     # --- looking --------------------------------------------------------------------------
@@ -223,6 +229,31 @@ class Spool:
             self.write_durably(path, *chunks)
             self.write_durably(path.with_suffix(".txt"), (reason + "\n").encode("utf-8"))
         return path
+
+    # --- the secret -----------------------------------------------------------------------
+
+    def uid_key(self) -> bytes:
+        """Return the secret of this installation; made, and safe on the disk, when it is first asked for.
+
+        For the process that has claimed the spool. It is never made anew: other UIDs would follow from it,
+        and a series that is sent again would double. Raises SpoolError when the file is damaged.
+        """
+        path = self.root / _KEY_FILE
+        try:
+            key = path.read_bytes()
+            if stat.S_IMODE(path.stat().st_mode) & 0o077:
+                path.chmod(0o600)
+        except FileNotFoundError:
+            key = secrets.token_bytes(_KEY_BYTES)
+            Spool(self.root, reserve_bytes=0).write_durably(path, key)
+        except OSError as error:
+            raise SpoolError(f"{path}: cannot be read ({error.strerror})") from error
+        if len(key) != _KEY_BYTES:
+            raise SpoolError(
+                f"{path}: is damaged ({len(key)} bytes, not {_KEY_BYTES}); put it back from a backup, or"
+                " remove it, and what is enhanced again gets other UIDs"
+            )
+        return key
 
     # --- folders of jobs and refusals, and the way out ---------------------------------------
 

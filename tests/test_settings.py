@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic_core import PydanticUndefined
 
+from dicomnode.checked import is_uid
 from dicomnode.errors import SettingsError
-from dicomnode.settings import Retry, Settings, all_keys, is_uid, load_settings
+from dicomnode.settings import Retry, Settings, all_keys, load_settings
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -97,6 +98,13 @@ def test_a_misspelt_key_is_refused_by_its_path_and_the_nearest_one(tmp_path, tex
         ("identity: {uid_root: 1.02}", "node.yaml: identity.uid_root: "),
         ("identity: {uid_root: '1.02'}", "node.yaml: identity.uid_root: "),
         ("identity: {series_description_prefix: 'A\\B'}", "node.yaml: identity.series_description_prefix: "),
+        ("engine: {uncertainty_seeds: 1}", "node.yaml: engine.uncertainty_seeds: one seed has no spread"),
+        ("engine: {uncertainty_seeds: 33}", "node.yaml: engine.uncertainty_seeds: "),
+        ("destinations: [{name: a, ae_title: A, host: h, uncertainty_map: true}]",
+         "node.yaml: destinations: 'a' asks for an uncertainty_map, but engine.uncertainty_seeds"),
+        ("destinations: [{name: a, ae_title: A, host: h, series_description_prefix: 'A\\B'}]",
+         "node.yaml: destinations[0].series_description_prefix: "),
+        ("identity: {uid_key: 'abc'}", "node.yaml: identity.uid_key: "),
         ("engine: {device: tpu}", "node.yaml: engine.device: "),
         ("- a", "node.yaml: "),
         ("node: [", "node.yaml: line 1"),
@@ -152,6 +160,39 @@ def test_a_wrong_variable_is_refused_by_its_name(tmp_path):
         "environment DICOMNODE__NODE__PORT:"
     )
     assert "there is no such place" in refused(tmp_path, "", {"DICOMNODE__CALLERS__3__HOST": "x"})
+
+
+def test_a_key_is_taken_and_never_told(tmp_path):
+    key = "0123456789abcdef" * 4
+    settings = load_settings(write(tmp_path, ""), {"DICOMNODE__IDENTITY__UID_KEY": key})
+    assert settings.identity.uid_key_bytes == bytes.fromhex(key)
+    for shown in (repr(settings), str(settings.model_dump()), settings.model_dump_json()):
+        assert "0123456789abcdef" not in shown
+    with pytest.raises(SettingsError) as caught:
+        load_settings(write(tmp_path, f"identity: {{uid_key: '{key}0'}}"), {})
+    assert "0123456789abcdef" not in f"{caught.value} {caught.value.__cause__}"
+    assert load_settings(write(tmp_path, ""), {}).identity.uid_key_bytes is None
+
+
+def test_a_destination_gets_images_and_report_unless_it_asks_for_more(tmp_path):
+    text = (
+        "destinations:\n- {name: a, ae_title: A, host: h}\n"
+        "- {name: b, ae_title: B, host: h, uncertainty_map: %s}\n"
+    )
+    settings = load_settings(write(tmp_path, text % "false" + "engine: {uncertainty_seeds: 8}"), {})
+    plain = settings.destinations[0]
+    assert (plain.report, plain.removed_map, plain.uncertainty_map, plain.key_objects) == (
+        True,
+        False,
+        False,
+        False,
+    )
+    assert (plain.series_description_prefix, plain.keep_manufacturer) == (None, None)
+    assert settings.uncertainty_seeds == 0, "nobody asks"
+    assert (
+        load_settings(write(tmp_path, text % "true" + "engine: {uncertainty_seeds: 8}"), {}).uncertainty_seeds
+        == 8
+    )
 
 
 def test_settings_cannot_be_changed(tmp_path):

@@ -160,3 +160,59 @@ def test_a_file_in_the_place_of_the_folder_is_told(tmp_path):
     (tmp_path / "spool").write_text("")
     with pytest.raises(SpoolError, match="is a file"):
         Spool(tmp_path / "spool", 0)
+
+
+def test_the_key_is_made_once_private_and_the_same_for_ever(spool):
+    key_then = spool.uid_key()
+    path = spool.root / "uid.key"
+    assert len(key_then) == 32
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o644)
+    assert Spool(spool.root, reserve_bytes=0).uid_key() == spool.uid_key() == key_then
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert Spool(spool.root.parent / "another", reserve_bytes=0).uid_key() != key_then
+
+
+def test_the_key_fits_on_a_disk_that_takes_no_images(tmp_path):
+    full = Spool(tmp_path / "spool", reserve_bytes=1 << 60)
+    assert full.uid_key() == full.uid_key()
+
+
+def _killed_while_making_the_key(root, moment):
+    patched = {"fsync": os.fsync, "rename": Path.rename}
+
+    def die(*_):
+        os._exit(9)
+
+    if moment == "fsync":
+        os.fsync = die
+    else:
+        Path.rename = die
+    try:
+        Spool(root, reserve_bytes=0).uid_key()
+    finally:
+        os.fsync, Path.rename = patched["fsync"], patched["rename"]
+
+
+@pytest.mark.parametrize("moment", ["fsync", "rename"])
+def test_a_crash_while_the_key_is_made_leaves_none_and_nothing_else(spool, moment):
+    process = multiprocessing.get_context("fork").Process(
+        target=_killed_while_making_the_key, args=(spool.root, moment)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    assert not (spool.root / "uid.key").exists()
+    assert len(files_below(spool.root)) == 1, "the process should have died with the file half made"
+    assert spool.claim() == 1
+    key_made = spool.uid_key()
+    assert [path.read_bytes() for path in files_below(spool.root)] == [key_made]
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"x" * 33])
+def test_a_damaged_key_is_told_and_not_replaced(spool, content):
+    spool.uid_key()
+    (spool.root / "uid.key").write_bytes(content)
+    with pytest.raises(SpoolError, match=r"uid\.key: is damaged"):
+        spool.uid_key()
+    assert (spool.root / "uid.key").read_bytes() == content

@@ -30,6 +30,14 @@ STANDARD_DEVIATION: Final = Code("386136009", "SCT", "Standard Deviation")
 MEAN: Final = Code("373098007", "SCT", "Mean")
 MAXIMUM: Final = Code("56851009", "SCT", "Maximum")
 
+DERIVATION: Final = _dcm("121401", "Derivation")
+X_RAY_ATTENUATION: Final = _dcm("110850", "X-Ray Attenuation")
+SUBTRACTION: Final = _dcm("113062", "Pixel by pixel subtraction")
+SPREAD_OVER_SEEDS: Final = _ours("LDCT101", "Standard deviation over seeds of the model")
+
+OF_INTEREST: Final = _dcm("113000", "Of Interest")
+REJECTED_FOR_QUALITY: Final = _dcm("113001", "Rejected for Quality Reasons")
+
 KVP: Final = _dcm("113733", "KVP")
 EXPOSURE: Final = _dcm("113736", "Exposure")
 MEAN_CTDIVOL: Final = _dcm("113830", "Mean CTDIvol")

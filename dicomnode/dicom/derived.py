@@ -192,10 +192,10 @@ def plain_text(value: str, length: int) -> str:
 def derived_series_number(source: Dataset, identity: Identity, stack_number: int = 0) -> int:
     """Source number plus the offset, so that the series sorts behind the originals.
 
-    Each further stack comes two offsets later: between lies the report.
+    Each further stack comes ten offsets later: between lie report, maps and selections of the one before.
     """
     own = number(source, "SeriesNumber")
-    shifted = int(own or 0) + identity.series_number_offset * (1 + 2 * stack_number)
+    shifted = int(own or 0) + identity.series_number_offset * (1 + 10 * stack_number)
     return shifted if 0 <= shifted <= LARGEST_INTEGER_STRING else identity.series_number_offset
 
 

@@ -1,6 +1,7 @@
 """Who made a derived series, from what and how: the facts that headers and report are written from."""
 
 import hashlib
+import hmac
 import re
 import uuid
 from collections.abc import Mapping
@@ -21,14 +22,20 @@ LONGEST_UID: Final = 64
 LONGEST_ROOT: Final = 40
 """Leaves 23 digits, about 76 bits, for what makes a UID unique."""
 UUID_ROOT: Final = "2.25"
+SHORTEST_KEY_BYTES: Final = 16
 
 
 @dataclass(frozen=True)
 class Identity:
-    """This installation, as its objects name it. `uid_root` "2.25" needs no registration (PS3.5 B.2)."""
+    """This installation, as its objects name it. `uid_root` "2.25" needs no registration (PS3.5 B.2).
+
+    `uid_key` is secret: without one, whoever guesses an original UID could compute ours from it, and find
+    the patient behind a de-identified image.
+    """
 
     ae_title: str
     device_uid: str
+    uid_key: bytes = field(repr=False)
     model_name: str = "dicomnode"
     manufacturer: str = MANUFACTURER
     software_version: str = __version__
@@ -48,6 +55,8 @@ class Identity:
             )
         if not UID_PATTERN.fullmatch(self.device_uid) or len(self.device_uid) > LONGEST_UID:
             raise ValueError(f"device_uid {self.device_uid!r} is not a DICOM UID")
+        if len(self.uid_key) < SHORTEST_KEY_BYTES:
+            raise ValueError(f"uid_key must have at least {SHORTEST_KEY_BYTES} bytes, and be secret")
         if not self.manufacturer.strip() or not self.model_name.strip():
             raise ValueError("manufacturer and model_name must not be empty: loops are recognised by them")
 
@@ -102,18 +111,19 @@ def pipeline_digest(
 
     Time, host and device stay out, and so does the seed: it must follow from the same facts.
     """
-    return _framed_digest(
-        model_id, model_version, weights_digest, configuration_digest, software_version
-    ).hex()
+    told = _framed(model_id, model_version, weights_digest, configuration_digest, software_version)
+    return hashlib.sha256(told).hexdigest()
 
 
 def derived_uid(identity: Identity, kind: str, source_uid: str, pipeline: str, generation: int = 0) -> str:
     """The UID of the `kind` of object ("series", "instance", "report", ...) made from `source_uid`.
 
-    The same arguments give the same UID, at most 64 characters, below `identity.uid_root`. A new `generation`
-    is for pixels that differ although the pipeline does not (a late slice, another graphics card).
+    HMAC-SHA-256 under `identity.uid_key` (RFC 2104): the same arguments and key give the same UID, at most 64
+    characters, below `identity.uid_root`; without the key it can be neither made nor checked. A new
+    `generation` is for pixels that differ although the pipeline does not (a late slice, another graphics
+    card).
     """
-    digest = _framed_digest(kind, source_uid, pipeline, str(generation))
+    digest = hmac.digest(identity.uid_key, _framed(kind, source_uid, pipeline, str(generation)), "sha256")
     root = identity.uid_root.rstrip(".")
     if root == UUID_ROOT:
         return f"{UUID_ROOT}.{_uuid8(digest).int}"
@@ -128,10 +138,7 @@ def _uuid8(digest: bytes) -> uuid.UUID:
     return uuid.UUID(int=number | (0x8 << 76) | (0x2 << 62))
 
 
-def _framed_digest(*parts: str) -> bytes:
-    """SHA-256 of length-framed parts: ("ab", "c") and ("a", "bc") differ."""
-    digest = hashlib.sha256()
-    for part in parts:
-        encoded = part.encode()
-        digest.update(len(encoded).to_bytes(4, "big") + encoded)
-    return digest.digest()
+def _framed(*parts: str) -> bytes:
+    """Parts after their lengths: ("ab", "c") and ("a", "bc") differ."""
+    encoded = (part.encode() for part in parts)
+    return b"".join(len(part).to_bytes(4, "big") + part for part in encoded)

@@ -7,55 +7,25 @@ what it changed. The observer is a device, and nobody has verified it.
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
 
 from highdicom import sr
-from highdicom.coding_schemes import CodingSchemeIdentificationItem
-from pydicom import dcmread
-from pydicom.datadict import keyword_for_tag
-from pydicom.dataset import Dataset
-from pydicom.filewriter import dcmwrite
-from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.coding import Code
-from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
 from dicomnode.dicom import concepts
-from dicomnode.dicom.derived import contributing_equipment, derived_series_number, local_moment, plain_text
-from dicomnode.dicom.marks import PRIVATE_SCHEME
-from dicomnode.dicom.provenance import (
-    IMPLEMENTATION_CLASS_UID,
-    IMPLEMENTATION_VERSION_NAME,
-    Identity,
-    Provenance,
-    derived_uid,
+from dicomnode.dicom.derived import plain_text
+from dicomnode.dicom.envelope import (
+    LONG_STRING,
+    Envelope,
+    Reference,
+    device_observer,
+    evidence_of,
+    private_scheme,
+    reference,
+    references_in,
 )
+from dicomnode.dicom.provenance import Identity, Provenance
 from dicomnode.dicom.series import CtSeries
-from dicomnode.dicom.values import text
-from dicomnode.dicom.verbatim import copy_elements, decode_header
-
-LONG_STRING: Final = 64
-PATIENT_AND_STUDY: Final = frozenset(
-    {"SpecificCharacterSet", "TimezoneOffsetFromUTC", "PatientName", "PatientID", "IssuerOfPatientID"}
-    | {"PatientBirthDate", "PatientSex", "OtherPatientIDsSequence", "StudyDate", "StudyTime", "StudyID"}
-    | {"AccessionNumber", "IssuerOfAccessionNumberSequence", "ReferringPhysicianName", "StudyDescription"}
-    | {"PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence"}
-    | {"LongitudinalTemporalInformationModified", "ClinicalTrialSponsorName", "ClinicalTrialProtocolID"}
-    | {"ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName"}
-    | {"ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID"}
-)
-"""Copied byte for byte, so that the report files under the same patient and study as the images."""
-
-TYPE_2: Final = (
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-)
 
 
 def write_report(
@@ -74,64 +44,49 @@ def write_report(
     """
     if not derived_paths:
         raise ValueError("a report needs the derived images it reports on")
-    source = decode_header(series.encoded_headers[0])
-    sources = [_evidence(header) for header in series.headers]
-    derived = [_evidence(dcmread(one, stop_before_pixels=True)) for one in derived_paths]
-    groups = _Groups(series, identity, provenance, generation)
+    envelope = Envelope(series, identity, provenance, generation)
+    sources = [reference(header) for header in series.headers]
+    derived = references_in(derived_paths)
+    named = [*_ends(sources), *_ends(derived)]
+    groups = _Groups(envelope)
     content = sr.MeasurementReport(
-        observation_context=_observer(identity),
+        observation_context=sr.ObservationContext(observer_device_context=device_observer(identity)),
         procedure_reported=concepts.CT_PROCEDURE,
-        imaging_measurements=list(groups.all(_named(sources), _named(derived))),
+        imaging_measurements=list(groups.all(_ends(sources), _ends(derived))),
         title=concepts.REPORT_TITLE,
     )
-    moment = local_moment(source, provenance.processed_at)
-    pipeline = provenance.pipeline_digest
-    number = derived_series_number(source, identity, series.stack_number) + identity.series_number_offset
     report = sr.ComprehensiveSR(
-        evidence=[*sources, *derived],
+        evidence=[image.evidence() for image in named],
         content=content[0],
-        series_instance_uid=derived_uid(identity, "report-series", series.source_uid, pipeline, generation),
-        series_number=max(1, number),
-        sop_instance_uid=derived_uid(identity, "report", series.source_uid, pipeline, generation),
+        sop_instance_uid=envelope.uid("report"),
         instance_number=1,
-        manufacturer=plain_text(identity.manufacturer, LONG_STRING),
         is_complete=True,
         is_final=True,
         is_verified=False,
-        manufacturer_model_name=plain_text(identity.model_name, LONG_STRING),
-        software_versions=plain_text(identity.software_version, LONG_STRING),
-        device_serial_number=identity.device_uid[:LONG_STRING],
-        content_qualification=identity.content_qualification,
-        series_description=plain_text(f"{identity.series_description_prefix}Report", LONG_STRING),
-        series_date=moment.date(),
-        series_time=moment.time().replace(microsecond=0, tzinfo=None),
-        content_date=moment.date(),
-        content_time=moment.time().replace(microsecond=0, tzinfo=None),
-        coding_schemes=[_private_scheme()],
+        coding_schemes=[private_scheme()],
+        **envelope.said("report", "Report"),
     )
-    _finish(report, source, identity, contributing_equipment(source, identity, provenance, moment))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    dcmwrite(path, report, implicit_vr=False, little_endian=True, enforce_file_format=True)
+    report.CurrentRequestedProcedureEvidenceSequence = evidence_of([*sources, *derived])
+    envelope.write(report, path)
     return path
 
 
 class _Groups:
     """The measurement groups (TID 1501), all with the same algorithm identification (TID 4019)."""
 
-    def __init__(self, series: CtSeries, identity: Identity, provenance: Provenance, generation: int) -> None:
-        self._series = series
-        self._identity = identity
-        self._provenance = provenance
-        self._generation = generation
+    def __init__(self, envelope: Envelope) -> None:
+        self._envelope = envelope
+        self._identity = envelope.identity
+        self._provenance = envelope.provenance
 
     def all(
         self,
-        sources: list[sr.SourceImageForMeasurementGroup],
-        derived: list[sr.SourceImageForMeasurementGroup],
+        sources: list[Reference],
+        derived: list[Reference],
     ) -> Iterable[sr.MeasurementsAndQualitativeEvaluations]:
-        """Every image is named once: the sources by the dose, the derived by the enhancement.
+        """Every group, on the first and the last image of what it is about.
 
-        The other groups name the first and the last, because each name costs milliseconds and kilobytes.
+        Each name costs milliseconds and kilobytes; all images stand in the list of evidence.
         """
         provenance = self._provenance
         for name, noise_hu, images in (
@@ -142,7 +97,7 @@ class _Groups:
                 concepts.ATTENUATION, noise_hu, concepts.HOUNSFIELD, concepts.STANDARD_DEVIATION
             )
             if noise:
-                yield self._group(name, _ends(images), noise)
+                yield self._group(name, images, noise)
         yield self._group("Dose", sources, self._dose(), self._dose_source())
         verdict = sr.QualitativeEvaluation(concepts.VERDICT, concepts.VERDICTS[provenance.verdict])
         yield self._group("Enhancement", derived, self._enhancement(), [verdict])
@@ -150,29 +105,26 @@ class _Groups:
             bias = _measured(concepts.MEAN_CHANGE, bias_hu, concepts.HOUNSFIELD, concepts.MEAN)
             if bias and tissue in concepts.TISSUES:
                 where = sr.QualitativeEvaluation(concepts.TISSUE, concepts.TISSUES[tissue])
-                yield self._group(f"Change in {tissue}", _ends(derived), bias, [where])
+                yield self._group(f"Change in {tissue}", derived, bias, [where])
 
     def _group(
         self,
         name: str,
-        images: list[sr.SourceImageForMeasurementGroup],
+        images: list[Reference],
         measurements: list[sr.Measurement],
         evaluations: Sequence[sr.QualitativeEvaluation] = (),
     ) -> sr.MeasurementsAndQualitativeEvaluations:
-        uid = derived_uid(
-            self._identity,
-            f"tracking {name}",
-            self._series.source_uid,
-            self._provenance.pipeline_digest,
-            self._generation,
-        )
+        uid = self._envelope.uid(f"tracking {name}")
         return sr.MeasurementsAndQualitativeEvaluations(
             tracking_identifier=sr.TrackingIdentifier(uid=uid, identifier=name),
             finding_type=concepts.IMAGE_QUALITY,
             algorithm_id=self._algorithm(),
             measurements=measurements or None,
             qualitative_evaluations=list(evaluations) or None,
-            source_images=images,
+            source_images=[
+                sr.SourceImageForMeasurementGroup(UID(one.sop_class_uid), UID(one.sop_instance_uid))
+                for one in images
+            ],
         )
 
     def _algorithm(self) -> sr.AlgorithmIdentification:
@@ -251,74 +203,5 @@ def _measured(
     return [sr.Measurement(name=name, value=rounded, unit=unit, derivation=derivation, method=method)]
 
 
-def _observer(identity: Identity) -> sr.ObservationContext:
-    device = sr.DeviceObserverIdentifyingAttributes(
-        uid=identity.device_uid,
-        name=plain_text(identity.ae_title, LONG_STRING),
-        manufacturer_name=plain_text(identity.manufacturer, LONG_STRING),
-        model_name=plain_text(identity.model_name, LONG_STRING),
-    )
-    return sr.ObservationContext(
-        observer_device_context=sr.ObserverContext(
-            observer_type=sr.CodedConcept.from_code(concepts.DEVICE_OBSERVER),
-            observer_identifying_attributes=device,
-        )
-    )
-
-
-def _private_scheme() -> CodingSchemeIdentificationItem:
-    return CodingSchemeIdentificationItem(
-        designator=PRIVATE_SCHEME,
-        name="dicomnode low-dose CT enhancement",
-        version="1",
-        responsible_organization="dicomnode",
-    )
-
-
-def _evidence(header: Dataset) -> Dataset:
-    """What the report needs to know of an image; patient and study are copied afterwards, as bytes."""
-    image = Dataset()
-    for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
-        setattr(image, keyword, text(header, keyword))
-    for keyword in TYPE_2:
-        setattr(image, keyword, "")
-    image.Modality = "CT"
-    return image
-
-
-def _named(images: Sequence[Dataset]) -> list[sr.SourceImageForMeasurementGroup]:
-    return [
-        sr.SourceImageForMeasurementGroup(UID(one.SOPClassUID), UID(one.SOPInstanceUID)) for one in images
-    ]
-
-
-def _ends(
-    images: list[sr.SourceImageForMeasurementGroup],
-) -> list[sr.SourceImageForMeasurementGroup]:
-    return images if len(images) < 3 else [images[0], images[-1]]
-
-
-def _finish(report: Dataset, source: Dataset, identity: Identity, equipment: DicomSequence) -> None:
-    for tag, element in _patient_and_study(source).items():
-        report[tag] = element
-    report.InstanceCreationDate = report.ContentDate
-    report.InstanceCreationTime = report.ContentTime
-    report.InstanceCreatorUID = identity.device_uid
-    report.DeviceUID = identity.device_uid
-    # The library's own item carries the time of the call.
-    report.ContributingEquipmentSequence = equipment
-    meta = report.file_meta
-    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    meta.SourceApplicationEntityTitle = identity.ae_title
-    report.preamble = b"\0" * 128
-    # As in `verbatim`: encoded names must be written as they are.
-    report.set_original_encoding(False, True, report._character_set)
-
-
-def _patient_and_study(source: Dataset) -> Dataset:
-    def keep(tag: BaseTag) -> bool:
-        keyword = keyword_for_tag(tag)
-        return keyword in PATIENT_AND_STUDY and (keyword in TYPE_2 or bool(text(source, keyword)))
-
-    return copy_elements(source, keep)
+def _ends(images: Sequence[Reference]) -> list[Reference]:
+    return list(images) if len(images) < 3 else [images[0], images[-1]]

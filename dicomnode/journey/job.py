@@ -26,7 +26,7 @@ Status = Literal[
     "working",  # between assemble and write
     "waiting",  # stopped by something that may pass (disk full); goes on by itself
     "sending",  # the result is written; at least one destination has not had all of it
-    "done",  # every destination has all of it
+    "done",  # every destination has all images; `reason` says what beside them one did not take
     "undelivered",  # at least one destination refused or did not answer until it was given up
     "refused",  # the series is kept and not enhanced: `rule` says why
     "held",  # enhanced, judged, and kept here: `reason` says why
@@ -49,7 +49,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DestinationState:
-    """How far the result has come at one destination; `sent` and `total` count images and report."""
+    """How far the result has come at one destination; `sent` and `total` count all its objects.
+
+    `delivered` says that every image is there; `reason` then tells what beside them was not taken.
+    """
 
     name: str
     state: Parcel = "waiting"
@@ -59,6 +62,11 @@ class DestinationState:
     reason: str | None = None
     first_attempt_at: str | None = None
     next_attempt_at: str | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the destination has every object it was to have."""
+        return self.state == "delivered" and self.sent == self.total
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,8 @@ def request_retry(spool_root: Path, job_id: str) -> None:
 
 def check_again(job: Job) -> None:
     """Raise JobError for a job that cannot be started again: it has its result, or has not ended."""
-    if job.status not in _AGAIN:
+    left_out = job.status == "done" and not all(state.complete for state in job.destinations)
+    if job.status not in _AGAIN and not left_out:
         raise JobError(f"job {job.job_id} is {job.status}; only {', '.join(_AGAIN)} ones start again")
 
 
@@ -179,7 +188,7 @@ def fresh_deliveries(job: Job) -> Job:
     """A written result that is offered again where it has not arrived."""
     states = tuple(
         state
-        if state.state == "delivered"
+        if state.complete
         else replace(state, state="waiting", reason=None, first_attempt_at=None, next_attempt_at=None)
         for state in job.destinations
     )
@@ -209,7 +218,8 @@ def _settled(job: Job) -> Job:
     lost = [f"{state.name}: {state.reason}" for state in job.destinations if state.state != "delivered"]
     if lost:
         return replace(job, status="undelivered", reason="; ".join(lost))
-    return replace(job, status="done", reason=None)
+    left_out = [f"{state.name}: {state.reason}" for state in job.destinations if state.reason]
+    return replace(job, status="done", reason="; ".join(left_out) or None)
 
 
 # --- the book ------------------------------------------------------------------------------
@@ -293,6 +303,12 @@ class JobBook:
         with self._guard:
             jobs = self._of_stack[order.series_key][order.stack]
             return any(number > order.generation for number in jobs.values())
+
+    def earlier(self, order: Order) -> list[str]:
+        """The jobs of the earlier generations of the same stack."""
+        with self._guard:
+            jobs = self._of_stack[order.series_key][order.stack]
+            return [job_id for job_id, number in jobs.items() if number < order.generation]
 
     def order(self, job_id: str) -> Order:
         """Return what a job is about."""

@@ -21,27 +21,26 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean, median_low
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import dcmread
 
-from dicomnode.dicom.derived import derived_series_uid, write_derived
 from dicomnode.dicom.dose import DoseReading, read_dose, ssde_mgy
 from dicomnode.dicom.dose_joining import Scan, scans_of
 from dicomnode.dicom.provenance import Identity, Provenance, pipeline_digest
-from dicomnode.dicom.report import write_report
 from dicomnode.dicom.series import CtSeries, read_series
 from dicomnode.engines.enhance import enhance
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.start_step import SliceFacts, StartStep
-from dicomnode.errors import HeldByQuality
-from dicomnode.journey.delivery import MANIFEST, OUTGOING, File, Manifest
+from dicomnode.engines.uncertainty import drawing, spread
+from dicomnode.errors import HeldByQuality, NoSpread
 from dicomnode.journey.dose_reports import DoseReports
 from dicomnode.journey.job import Station
+from dicomnode.journey.manifest import OUTGOING, read_manifest
 from dicomnode.journey.matching import match_all, slice_facts
 from dicomnode.journey.order import Order
+from dicomnode.journey.writing import Work, earlier_results, write_objects
 from dicomnode.quality import Limits, judge
 from dicomnode.settings import Settings
 from dicomnode.spool import Spool
@@ -56,11 +55,11 @@ STATIONS: Final[tuple[Station, ...]] = (
     "write",
 )
 _ENHANCED: Final = "enhanced.npy"
+_SPREAD: Final = "spread.npy"
 _MAKING: Final = "outgoing.making"
 
 OnSlice = Callable[[str, int, int], None]
 """Told (part of the station, slices done, slices in all); may raise to break the station off."""
-ImageType2 = Literal["PRIMARY", "SECONDARY"]
 
 
 class Stations:
@@ -71,8 +70,11 @@ class Stations:
         self._reports = reports
         self._spool = spool
         self._engine = engine
+        self._uid_key = settings.identity.uid_key_bytes or spool.uid_key()
         self._held: tuple[str, CtSeries] | None = None
         self.configuration_digest = _configuration_digest(settings)
+        if settings.uncertainty_seeds:
+            drawing(engine)  # a model that cannot is refused now, and not after the first series
         card = engine.card
         self.pipeline_digest = pipeline_digest(
             card.id, card.version, engine.weights_digest, self.configuration_digest
@@ -111,7 +113,11 @@ class Stations:
 
     def discard(self, job_id: str) -> None:
         """Remove the pixels of a job whose result nobody will get."""
-        (self._spool.work_folder(job_id) / _ENHANCED).unlink(missing_ok=True)
+        self._drop_pixels(self._spool.work_folder(job_id))
+
+    def _drop_pixels(self, folder: Path) -> None:
+        for name in (_ENHANCED, _SPREAD):
+            (folder / name).unlink(missing_ok=True)
 
     def dose_found(self, job_id: str) -> tuple[DoseReading, tuple[Scan, ...]] | None:
         """What the station `dose` read, and what joins the series to irradiation events; None before it."""
@@ -196,7 +202,26 @@ class Stations:
             "seed": seed,
             "seconds_by_part": result.seconds,
             "processed_at": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "uncertainty": self._uncertainty(series, folder, seed, on_slice),
         }
+
+    def _uncertainty(
+        self, series: CtSeries, folder: Path, seed: int, on_slice: OnSlice
+    ) -> Mapping[str, object]:
+        """The spread over seeds, on the disk, where a destination asks for it and there is one."""
+        seeds = self._settings.uncertainty_seeds
+        if not seeds:
+            return {"seeds": 0}
+        try:
+            deviation = spread(
+                self._engine, series.hounsfield, _pixel_mm(series), _starts(folder), seed, seeds, on_slice
+            )
+        except NoSpread as reason:
+            return {"seeds": 0, "left_out": str(reason)}
+        if series.padding is not None:
+            deviation[series.padding] = 0.0
+        self._spool.write_durably(folder / _SPREAD, *_npy(deviation))
+        return {"seeds": seeds}
 
     def _judge(self, order: Order, folder: Path) -> Mapping[str, object]:
         series = self._series(order)
@@ -223,40 +248,37 @@ class Stations:
             _force_to_disk(making)
             making.rename(outgoing)
             _force_to_disk(folder, deep=False)
-        (folder / _ENHANCED).unlink(missing_ok=True)
-        return {"derived_series_uid": _read(outgoing / MANIFEST)["series_instance_uid"]}
+        self._drop_pixels(folder)
+        return {"derived_series_uid": read_manifest(outgoing).results[0].series_instance_uid}
 
     def _write_objects(self, order: Order, folder: Path, making: Path) -> None:
         series = self._series(order)
-        hounsfield = np.load(folder / _ENHANCED)
-        kinds = sorted({peer.image_type2 for peer in self._settings.destinations}) or ["PRIMARY"]
-        images: dict[str, tuple[File, ...]] = {}
-        reports: dict[str, File] = {}
-        for kind in kinds:
-            who, how = self._identity(kind), self._provenance(order, folder, series, kind)
-            paths = write_derived(series, hounsfield, who, how, making / kind, order.generation)
-            report = write_report(series, paths, who, how, making / f"{kind}.dcm", order.generation)
-            images[kind] = tuple(_file(path, making) for path in paths)
-            reports[kind] = _file(report, making)
-        manifest = Manifest(derived_series_uid(series, who, how, order.generation), images, reports)
-        (making / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
+        seeds = int(_read(folder / "reconstruct.json").get("uncertainty", {}).get("seeds", 0))
+        work = Work(
+            series=series,
+            hounsfield=np.load(folder / _ENHANCED),
+            spread_hu=np.load(folder / _SPREAD) if seeds else None,
+            seeds=seeds,
+            identity=self._identity(),
+            provenance=self._provenance(folder),
+            generation=order.generation,
+        )
+        write_objects(work, self._settings, earlier_results(self._spool, order), making)
 
-    def _identity(self, image_type2: ImageType2) -> Identity:
+    def _identity(self) -> Identity:
         ours = self._settings.identity
         return Identity(
             ae_title=self._settings.node.ae_title,
             device_uid=ours.device_uid or _device_uid(self._settings),
+            uid_key=self._uid_key,
             uid_root=ours.uid_root,
             series_description_prefix=ours.series_description_prefix,
             series_number_offset=ours.series_number_offset,
             keep_manufacturer=ours.keep_manufacturer,
             content_qualification=ours.content_qualification,
-            image_type2=image_type2,
         )
 
-    def _provenance(
-        self, order: Order, folder: Path, series: CtSeries, image_type2: ImageType2
-    ) -> Provenance:
+    def _provenance(self, folder: Path) -> Provenance:
         """The facts for headers and report, from what the stations before left: the same after a crash."""
         made, verdict = _read(folder / "reconstruct.json"), _read(folder / "judge.json")
         starts, dose = _starts(folder), _dose(folder)
@@ -267,7 +289,7 @@ class Stations:
             model_id=made["model_id"],
             model_version=made["model_version"],
             weights_digest=made["weights_digest"],
-            configuration_digest=_of_kind(made["configuration_digest"], image_type2, dose.report_uids),
+            configuration_digest=_with_reports(made["configuration_digest"], dose.report_uids),
             dose=dose,
             photons=median_low([start.photons for start in starts]),
             dose_fraction=median_low([start.fraction for start in starts]),
@@ -338,20 +360,20 @@ def _pixel_mm(series: CtSeries) -> float:
 
 
 def _configuration_digest(settings: Settings) -> str:
-    """SHA-256 over every setting that changes what is written; not over device, host or time."""
+    """SHA-256 over every setting that changes what is written; not over device, host or time, nor secrets."""
     told = {
         "model": settings.engine.model,
         "dose": settings.dose.model_dump(mode="json"),
         "quality": settings.quality.model_dump(mode="json"),
-        "identity": settings.identity.model_dump(mode="json"),
+        "identity": settings.identity.model_dump(mode="json", exclude={"uid_key"}),
         "ae_title": settings.node.ae_title,
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def _of_kind(configuration_digest: str, image_type2: ImageType2, report_uids: tuple[str, ...]) -> str:
-    """Images that differ in Image Type, or in the dose reports joined to them, need different UIDs."""
-    told = [configuration_digest, *([] if image_type2 == "PRIMARY" else [image_type2]), *report_uids]
+def _with_reports(configuration_digest: str, report_uids: tuple[str, ...]) -> str:
+    """Images that differ in the dose reports joined to them need different UIDs."""
+    told = [configuration_digest, *report_uids]
     return configuration_digest if len(told) == 1 else hashlib.sha256("|".join(told).encode()).hexdigest()
 
 
@@ -371,11 +393,6 @@ def _npy(hounsfield: NDArray[np.float32]) -> Iterator[bytes]:
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(volume))
     yield header.getvalue()
     yield from (image.tobytes() for image in volume)
-
-
-def _file(path: Path, making: Path) -> File:
-    header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
-    return File(str(path.relative_to(making)), str(header.SOPInstanceUID))
 
 
 def _force_to_disk(folder: Path, deep: bool = True) -> None:

@@ -163,7 +163,7 @@ class Journey:
         """Start a job again that has ended without its result at every destination. Raises JobError."""
         job = self.book.job(job_id)
         check_again(job)
-        if job.status == "undelivered":
+        if job.status in ("undelivered", "done"):
             return self._retry_delivery(job)
         job = self.book.update(job_id, fresh_run)
         self._durable.queue_series(job_id, job.run)
@@ -414,7 +414,15 @@ class Journey:
         return pause_seconds
 
     def _delivery(self, job_id: str, destination: Destination) -> Delivery:
-        return Delivery(self.book.records, job_id, destination, self._settings)
+        earlier = self.book.earlier(self.book.order(job_id))
+        under_way = any(self._under_way(other, destination.name) for other in earlier)
+        return Delivery(self.book.records, job_id, destination, self._settings, under_way)
+
+    def _under_way(self, job_id: str, name: str) -> bool:
+        """Whether part of a result has been sent to a destination and more will be."""
+        job = self.book.job(job_id)
+        state = job.destination(name)
+        return not job.final and state is not None and state.sent > 0 and state.state not in ARRIVED
 
     def _give_up(self, job_id: str, name: str, reason: str) -> None:
         state = self.book.job(job_id).destination(name) or DestinationState(name)

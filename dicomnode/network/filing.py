@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
 
+from dicomnode.checked import is_uid
 from dicomnode.errors import InstanceRefused, NetworkError
 from dicomnode.network import part10, protocol
 from dicomnode.network.completeness import Arrival
 from dicomnode.network.header import RawHeader, read_header
-from dicomnode.settings import is_uid
 
 
 class InstanceStore(Protocol):

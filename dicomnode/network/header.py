@@ -11,9 +11,9 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+from dicomnode.checked import is_uid
 from dicomnode.errors import InstanceRefused
 from dicomnode.network import protocol
-from dicomnode.settings import is_uid
 
 _UNDEFINED: Final = 0xFFFFFFFF
 _ITEM: Final = 0xFFFEE000

@@ -14,7 +14,11 @@ from dicomnode.dicom.dose import DoseReading
 
 @pytest.fixture
 def identity() -> Identity:
-    return Identity(ae_title="DICOMNODE", device_uid="2.25.329800735698586629295641978511506172918")
+    return Identity(
+        ae_title="DICOMNODE",
+        device_uid="2.25.329800735698586629295641978511506172918",
+        uid_key=b"a key for tests only, 32 bytes..",
+    )
 
 
 @pytest.fixture

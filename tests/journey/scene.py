@@ -16,7 +16,13 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
-from pynetdicom.sop_class import ComprehensiveSRStorage, CTImageStorage, Verification
+from pynetdicom.sop_class import (
+    ComprehensiveSRStorage,
+    CTImageStorage,
+    KeyObjectSelectionDocumentStorage,
+    ParametricMapStorage,
+    Verification,
+)
 
 from dicomnode.journey.job import Job
 from dicomnode.network.send import Delivery, echo, send_files
@@ -26,13 +32,19 @@ from tests.makers import make_series, phantom
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "models"
+IMAGE = str(CTImageStorage)
 REPORT = str(ComprehensiveSRStorage)
+PARAMETRIC_MAP = str(ParametricMapStorage)
+KEY_OBJECTS = str(KeyObjectSelectionDocumentStorage)
 
 
 class Pacs:
     """A Storage SCP that remembers every C-STORE it was asked, and how it answered."""
 
-    def __init__(self, port: int = 0, seconds: float = 0.0) -> None:
+    def __init__(self, port: int = 0, seconds: float = 0.0, classes: Sequence[str] = (IMAGE, REPORT)) -> None:
+        self.classes = classes
+        self.turned_away: tuple[str, ...] = ()
+        """Classes for which it rejects the whole association, for good."""
         self.answer: Callable[[str, str], int] = lambda sop_class, uid: 0x0000
         self.asked: list[tuple[str, str, bytes, int]] = []
         self.seconds = seconds
@@ -42,11 +54,13 @@ class Pacs:
 
     def start(self) -> "Pacs":
         entity = AE("PACS")
-        entity.add_supported_context(CTImageStorage)
-        entity.add_supported_context(REPORT)
+        for sop_class in self.classes:
+            entity.add_supported_context(sop_class)
         entity.add_supported_context(Verification)
         self._server = entity.start_server(
-            ("127.0.0.1", self._port), block=False, evt_handlers=[(evt.EVT_C_STORE, self._on_store)]
+            ("127.0.0.1", self._port),
+            block=False,
+            evt_handlers=[(evt.EVT_C_STORE, self._on_store), (evt.EVT_REQUESTED, self._on_requested)],
         )
         self._port = self._server.server_address[1]
         return self
@@ -59,6 +73,12 @@ class Pacs:
     @property
     def port(self) -> int:
         return self._port
+
+    def _on_requested(self, event: evt.Event) -> None:
+        asked = {context.abstract_syntax for context in event.assoc.requestor.requested_contexts}
+        if asked & set(self.turned_away):
+            event.assoc.acse.send_reject(0x01, 0x01, 0x01)
+            event.assoc.kill()
 
     def _on_store(self, event: evt.Event) -> int:
         request = event.request
@@ -87,11 +107,12 @@ class Pacs:
 
     def reports(self) -> list[str]:
         """SOP Instance UIDs of the reports kept, each once."""
-        return list(
-            dict.fromkeys(
-                uid for sop_class, uid, _, status in self.asked if sop_class == REPORT and not status
-            )
-        )
+        return self.of_class(REPORT)
+
+    def of_class(self, wanted: str) -> list[str]:
+        """SOP Instance UIDs of the objects of one class that were kept, each once."""
+        told = [uid for sop_class, uid, _, status in self.asked if sop_class == wanted and not status]
+        return list(dict.fromkeys(told))
 
     def __enter__(self) -> "Pacs":
         return self.start()

@@ -82,7 +82,7 @@ def test_killed_while_receiving_writing_and_sending_and_with_its_database_lost(t
             node.wait_until_ready()
             send_to(settings.node.port, paths)
             wait_until(
-                lambda: list(work.glob("*/outgoing.making/PRIMARY/*.dcm")), told=lambda: jobs_of(settings)
+                lambda: list(work.glob("*/outgoing.making/0/images/*.dcm")), told=lambda: jobs_of(settings)
             )
             node.kill()
         assert not list(work.glob("*/outgoing"))

@@ -193,7 +193,7 @@ def test_our_own_result_coming_back_is_stored_and_ignored(
     with Node(settings, engine=engine) as node:
         send_to(node.port, low_dose_series(tmp_path / "in"))
         wait_for_jobs(node)
-        own = sorted((settings.node.spool / "work").glob("*/outgoing/PRIMARY/*.dcm"))
+        own = sorted((settings.node.spool / "work").glob("*/outgoing/0/images/*.dcm"))
         asked = len(pacs.asked)
         delivery = send_to(node.port, own)
         jobs = wait_for_jobs(node, 2)
