@@ -34,11 +34,12 @@ from dicomnode.dicom.series import CtSeries, read_series
 from dicomnode.engines.enhance import enhance
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.start_step import SliceFacts, StartStep
-from dicomnode.errors import DoseUnknown, HeldByQuality
+from dicomnode.errors import DoseUnknown, HeldByQuality, ProjectionSeries
 from dicomnode.journey.delivery import MANIFEST, OUTGOING, File, Manifest
 from dicomnode.journey.job import Station
 from dicomnode.journey.matching import slice_facts
 from dicomnode.journey.order import Order
+from dicomnode.journey.projections import refuse
 from dicomnode.quality import Limits, judge
 from dicomnode.settings import Settings
 from dicomnode.spool import Spool
@@ -119,7 +120,11 @@ class Stations:
         """The series in memory; read again after a crash, with the same result."""
         if self._held is None or self._held[0] != order.job_id:
             folder = self._spool.series_folder(order.series_uid)
-            self._held = order.job_id, read_series([folder / name for name in order.files])
+            paths = [folder / name for name in order.files]
+            try:
+                self._held = order.job_id, read_series(paths)
+            except ProjectionSeries:
+                refuse(paths)
         return self._held[1]
 
     def _assemble(self, order: Order) -> Mapping[str, object]:
