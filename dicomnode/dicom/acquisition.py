@@ -51,7 +51,7 @@ CORRECTIONS: Final = (
 
 LARGEST_DETECTOR: Final = 4096
 MOST_VIEWS_PER_TURN: Final = 20_000
-WIDEST_FAN_DEG: Final = 60.0
+WIDEST_FAN_DEG: Final = 40.0
 """Half the fan angle of clinical scanners is below 30 degrees."""
 WATER_PER_MM: Final = (0.012, 0.038)
 """Linear attenuation of water between 30 and 300 keV, per mm (NIST XCOM)."""
@@ -151,11 +151,11 @@ def _check_axial(header: Dataset) -> None:
 
 
 def _check_one_spectrum(header: Dataset) -> None:
-    spectra = projection_numbers(header, "NumberofSpectra")
-    if any(value > 1 for value in spectra):
+    told = (*projection_numbers(header, "NumberofSpectra"), *projection_numbers(header, "SpectrumIndex"))
+    if any(value > 1 for value in told):
         raise SpectralProjections(
-            f"the scan has {spectra[0]:g} spectra (sources, tube voltages, detector layers or energy bins); "
-            "only projections of a single one are read"
+            f"the scan has {max(told):g} or more spectra (sources, tube voltages, detector layers or energy "
+            "bins); only projections of a single one are read"
         )
 
 

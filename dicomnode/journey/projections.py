@@ -206,8 +206,9 @@ def _check_cone(rows: Sequence[_Row], projections: MeasuredProjections, field_mm
     if tilt_mm * 0.5 * field_mm > detector.row_spacing_mm * source_mm:
         strayed = 0.5 * field_mm * tilt_mm / (source_mm * detector.row_spacing_mm)
         raise ConeTooWide(
-            f"the outer of {detector.rows} detector rows stray by {strayed:.1f} slices at the edge of a "
-            f"field of {field_mm:.0f} mm; at most 1 can be reconstructed as fan-beam (cone-beam is not done here)"
+            f"the outer of {detector.rows} rows stray by {strayed:.1f} slices at the edge "
+            f"of a field of {field_mm:.0f} mm; at most 1 can be reconstructed as fan-beam (cone-beam is not "
+            "done here)"
         )
 
 
