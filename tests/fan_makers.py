@@ -5,6 +5,7 @@ Nothing here uses the code under test.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -26,9 +27,11 @@ SMALL_DETECTOR = Detector(
 SMALL = FanScanner(detector=SMALL_DETECTOR, radial_mm=550.0, views_per_turn=120)
 
 
-def small(**changes: object) -> FanScanner:
+def small(**changes: Any) -> FanScanner:
     """A scanner of few views and columns; `changes` to it or, by their names, to its detector."""
-    of_detector = {name: changes.pop(name) for name in list(changes) if hasattr(SMALL_DETECTOR, name)}
+    of_detector: dict[str, Any] = {
+        name: changes.pop(name) for name in list(changes) if hasattr(SMALL_DETECTOR, name)
+    }
     return replace(SMALL, detector=replace(SMALL_DETECTOR, **of_detector), **changes)
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,9 @@ ORIENTATIONS: Final[dict[str, tuple[int, int, int]]] = {
 """PatientPosition -> signs of the image's row direction along the patient's left, its column direction along
 posterior, and the gantry's axis along superior. Seen from the table, as the format looks, a supine
 patient who lies head first has the left hand on the right."""
+
+
+OuterRows = Literal["refuse", "leave"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,16 +76,22 @@ class _Row:
 
 
 def read_measured_slices(
-    paths: Sequence[Path], side_px: int = 512, field_mm: float | None = None
+    paths: Sequence[Path],
+    side_px: int = 512,
+    field_mm: float | None = None,
+    outer_rows: OuterRows = "refuse",
 ) -> MeasuredSlices:
-    """Read a CT-PD series and rebin it for an engine; raises SeriesRefused."""
-    return rebin(read_projections(paths), side_px, field_mm)
+    """Read a CT-PD series and `rebin` it for an engine; raises SeriesRefused."""
+    return rebin(read_projections(paths), side_px, field_mm, outer_rows)
 
 
 def reconstruct_projections(
-    paths: Sequence[Path], side_px: int = 512, field_mm: float | None = None
+    paths: Sequence[Path],
+    side_px: int = 512,
+    field_mm: float | None = None,
+    outer_rows: OuterRows = "refuse",
 ) -> ReconstructedSeries:
-    """Read a CT-PD series, rebin and reconstruct it with a bare ramp; raises SeriesRefused.
+    """Read a CT-PD series, `rebin` and reconstruct it with a bare ramp; raises SeriesRefused.
 
     :raises InconsistentProjections: PatientPosition does not tell left from right.
     """
@@ -92,8 +101,8 @@ def reconstruct_projections(
         raise InconsistentProjections(
             "PatientPosition (0018,5100) is none of HFS, FFS, HFP, FFP: left and right cannot be told"
         )
-    measured = rebin(projections, side_px, field_mm)
-    return _placed(reconstruct(measured), measured, _mas(projections), signs)
+    measured = rebin(projections, side_px, field_mm, outer_rows)
+    return _placed(reconstruct(measured), measured, signs)
 
 
 def refuse(paths: Sequence[Path]) -> NoReturn:
@@ -108,12 +117,15 @@ def refuse(paths: Sequence[Path]) -> NoReturn:
 
 
 def rebin(
-    projections: MeasuredProjections, side_px: int = 512, field_mm: float | None = None
+    projections: MeasuredProjections,
+    side_px: int = 512,
+    field_mm: float | None = None,
+    outer_rows: OuterRows = "refuse",
 ) -> MeasuredSlices:
     """Parallel rays of every slice, sorted along the axis. Each detector row is a thin slice of its own.
 
     `field_mm` is the side of the square to be reconstructed: by default the scan field told by the header, or
-    what the detector sees.
+    what the detector sees. `outer_rows` "leave" makes slices of those rows only that are not too tilted.
 
     :raises ConeTooWide: the outer rows are tilted so much that their rays leave the slice.
     """
@@ -124,8 +136,7 @@ def rebin(
         reach_mm(fan, _spot(projections, views)) for turn in projections.turns for views in turn.spots
     )
     field = min(field_mm or projections.acquisition.scan_field_mm or math.inf, 2 * reach)
-    rows = sorted(_rows(projections), key=lambda row: row.height_mm)
-    _check_cone(rows, projections, field)
+    rows = _within_cone(_rows(projections), projections, field, outer_rows)
     pixel_mm = field / side_px
     beam = _beam(projections, pitch_at_axis_mm(fan, first), reach, side_px, pixel_mm)
     rays, quanta = _parallel(projections, rows, beam, pixel_mm)
@@ -133,6 +144,7 @@ def rebin(
         line_integrals=rays,
         incident_quanta=quanta,
         photons=_photons(projections, rows),
+        mas=_mas(projections, rows),
         beam=beam,
         pixel_mm=pixel_mm,
         height_mm=tuple(row.height_mm for row in rows),
@@ -164,7 +176,7 @@ def _spot(projections: MeasuredProjections, views: NDArray[np.intp]) -> Spot:
 
 
 def _rows(projections: MeasuredProjections) -> list[_Row]:
-    """Every row of every turn, for each axial position of the focal spot a row of its own.
+    """Every row of every turn, for each axial position of the focal spot a row of its own, sorted by height.
 
     Row 1 is farthest from the table, along the axis. A ray passes the axis where its share of the way from
     the focal spot to the element puts it.
@@ -178,7 +190,7 @@ def _rows(projections: MeasuredProjections) -> list[_Row]:
             tilt = (detector.central_row - (row + 1)) * detector.row_spacing_mm - shift
             height = turn.axial_mm + shift + tilt * _shrink(projections, spots[0])
             found.append(_Row(stack, spots, row, height, tilt))
-    return found
+    return sorted(found, key=lambda row: row.height_mm)
 
 
 def _by_height(projections: MeasuredProjections, turn: Turn) -> list[tuple[NDArray[np.intp], ...]]:
@@ -194,22 +206,25 @@ def _shrink(projections: MeasuredProjections, views: NDArray[np.intp]) -> float:
     return spot.source_mm / (projections.acquisition.detector.distance_mm + spot.shift_mm)
 
 
-def _check_cone(rows: Sequence[_Row], projections: MeasuredProjections, field_mm: float) -> None:
-    """Up to the edge of the field the rays of a row stay within one slice of its middle.
+def _within_cone(
+    rows: Sequence[_Row], projections: MeasuredProjections, field_mm: float, outer_rows: OuterRows
+) -> list[_Row]:
+    """Up to the edge of the field the rays of a row must stay within one slice of its middle.
 
     The rule of four rows, under which multi-row scanners were reconstructed as stacks of fans: 4 rows of a
     clinical scanner pass with a field of 500 mm.
     """
-    detector = projections.acquisition.detector
     source_mm = _spot(projections, rows[0].spots[0]).source_mm
-    tilt_mm = max(abs(row.tilt_mm) for row in rows)
-    if tilt_mm * 0.5 * field_mm > detector.row_spacing_mm * source_mm:
-        strayed = 0.5 * field_mm * tilt_mm / (source_mm * detector.row_spacing_mm)
+    row_mm = projections.acquisition.detector.row_spacing_mm
+    strayed = [0.5 * field_mm * abs(row.tilt_mm) / (source_mm * row_mm) for row in rows]
+    kept = [row for row, slices in zip(rows, strayed, strict=True) if slices <= 1.0]
+    if not kept or (outer_rows == "refuse" and len(kept) < len(rows)):
         raise ConeTooWide(
-            f"the outer of {detector.rows} rows stray by {strayed:.1f} slices at the edge "
-            f"of a field of {field_mm:.0f} mm; at most 1 can be reconstructed as fan-beam (cone-beam is not "
-            "done here)"
+            f"the outer of {projections.acquisition.detector.rows} rows stray by {max(strayed):.1f} slices "
+            f"at the edge of a field of {field_mm:.0f} mm; at most 1 can be reconstructed as fan-beam "
+            "(cone-beam is not done here)"
         )
+    return kept
 
 
 def _beam(
@@ -263,22 +278,21 @@ def _photons(projections: MeasuredProjections, rows: Sequence[_Row]) -> tuple[fl
     return tuple(found)
 
 
-def _mas(projections: MeasuredProjections) -> tuple[float, ...] | None:
+def _mas(projections: MeasuredProjections, rows: Sequence[_Row]) -> tuple[float, ...] | None:
+    """Tube current times rotation time, of which each axial position of a flying focal spot has its share."""
     seconds = projections.acquisition.rotation_seconds
     if projections.tube_current_ma is None or seconds is None:
         return None
-    rows = sorted(_rows(projections), key=lambda row: row.height_mm)
-    share = [sum(map(len, row.spots)) / projections.acquisition.views_per_turn for row in rows]
+    views = [np.concatenate(row.spots) for row in rows]
     return tuple(
-        float(projections.tube_current_ma[np.concatenate(row.spots)].mean()) * seconds * part
-        for row, part in zip(rows, share, strict=True)
+        float(projections.tube_current_ma[one].sum()) * seconds / projections.acquisition.views_per_turn
+        for one in views
     )
 
 
 def _placed(
     hounsfield: NDArray[np.float32],
     measured: MeasuredSlices,
-    mas: tuple[float, ...] | None,
     signs: tuple[int, int, int],
 ) -> ReconstructedSeries:
     left, posterior, superior = signs
@@ -292,5 +306,5 @@ def _placed(
         pixel_mm=measured.pixel_mm,
         thickness_mm=measured.thickness_mm,
         photons=None if measured.photons is None else measured.photons[upward],
-        mas=None if mas is None else mas[upward],
+        mas=None if measured.mas is None else measured.mas[upward],
     )

@@ -27,7 +27,8 @@ class MeasuredSlices:
     * `incident_quanta`: float32 [slice, view, bin], or None where the scan does not tell: quanta that would
       leave the noise a ray has. Its variance is exp(P) / quanta, electronic noise apart. Neighbouring bins
       share measured elements: their noise is correlated over about one element and one view.
-    * `photons` [slice]: photons per reference ray (`photons.py`), or None as above.
+    * `photons` [slice]: photons per reference ray (`photons.py`), or None as above; `mas` [slice]: tube
+      current times rotation time, or None.
     * `height_mm` [slice]: position along the gantry's axis, `thickness_mm` of the slice there.
     * `reach_mm`: radius of the circle that every view sees. `water_per_mm`: attenuation that is 0 HU.
     """
@@ -35,6 +36,7 @@ class MeasuredSlices:
     line_integrals: NDArray[np.float32]
     incident_quanta: NDArray[np.float32] | None
     photons: tuple[float, ...] | None
+    mas: tuple[float, ...] | None
     beam: ParallelBeam
     pixel_mm: float
     height_mm: tuple[float, ...]

@@ -68,8 +68,9 @@ def image_of(turned: Turned, side: int, pixel_mm: float) -> np.ndarray:
     beam = beam_for(turned, side, pixel_mm)
     rays = plan_rebinning(turned.fan, turned.spots, beam, pixel_mm).apply(turned.integrals)
     reach = reach_mm(turned.fan, turned.spots[0])
-    slices = MeasuredSlices(rays, None, None, beam, pixel_mm, (0.0,), 1.0, reach, WATER_PER_MM)
-    return reconstruct(slices)[0]
+    slices = MeasuredSlices(rays, None, None, None, beam, pixel_mm, (0.0,), 1.0, reach, WATER_PER_MM)
+    image: np.ndarray = reconstruct(slices)[0]
+    return image
 
 
 @pytest.mark.parametrize("scanner", [CLINICAL, FLAT], ids=["cylindrical", "flat"])
