@@ -173,6 +173,19 @@ def test_a_float_where_the_dictionary_has_a_decimal_string(plain: list[Path]) ->
     assert read_projections(edit).acquisition.water_attenuation_per_mm == pytest.approx(0.0195)
 
 
+def test_the_format_s_own_block_goes_before_a_stranger_s(tmp_path: Path) -> None:
+    """Another vendor's private elements in block 10 of the same groups, ours in block 11."""
+
+    def intrude(data: Dataset) -> None:
+        data.add_new((0x7031, 0x0010), "LO", "SOMEBODY ELSE")
+        data.add_new((0x7031, 0x1001), "FL", 9.0)
+        data.add_new((0x7031, 0x1003), "LO", "not a distance")
+
+    paths = write_projections(scan(disc(), 3.0, small(views_per_turn=24)), tmp_path, block=0x11)
+    before = read_projections(paths).focal_centre.angle_rad
+    assert np.array_equal(read_projections(change(paths, intrude)).focal_centre.angle_rad, before)
+
+
 # --- refusals -----------------------------------------------------------------------------------------
 
 
@@ -239,6 +252,13 @@ def test_a_table_that_moves_is_not_axial(plain: list[Path]) -> None:
     for index in range(len(plain)):
         move = put("DetectorFocalCenterAxialPosition", 0.04 * index)
         change(plain, move, slice(index, index + 1))
+    assert rule_of(plain) == "inconsistent-projections"
+
+
+def test_two_views_at_nearly_one_angle(plain: list[Path]) -> None:
+    for index, steps in ((7, 7.3), (8, 7.7)):
+        place = put("DetectorFocalCenterAngularPosition", 0.3 + 2 * np.pi * steps / 24)
+        change(plain, place, slice(index, index + 1))
     assert rule_of(plain) == "inconsistent-projections"
 
 
