@@ -134,6 +134,48 @@ class DoseUnknown(SeriesRefused):
     rule = "dose-unknown"
 
 
+class ProjectionSeries(SeriesRefused):
+    """Measured projections (DICOM-CT-PD), which are no images; the ways to refuse those are below."""
+
+    rule = "measured-projections"
+
+
+class NoRawMode(ProjectionSeries):
+    """The projections could be read; no engine takes them."""
+
+    rule = "no-raw-mode"
+
+
+class HelicalProjections(ProjectionSeries):
+    rule = "helical-projections"
+
+
+class MissingViews(ProjectionSeries):
+    rule = "missing-views"
+
+
+class UnknownDetector(ProjectionSeries):
+    rule = "unknown-detector"
+
+
+class SpectralProjections(ProjectionSeries):
+    rule = "spectral-projections"
+
+
+class InconsistentProjections(ProjectionSeries):
+    """Elements are missing, cannot be read or contradict each other."""
+
+    rule = "inconsistent-projections"
+
+
+class ConeTooWide(ProjectionSeries):
+    rule = "cone-too-wide"
+
+
+class ProjectionsTooLarge(ProjectionSeries):
+    rule = "projections-too-large"
+
+
 class HeldByQuality(SeriesRefused):
     """The result was made and judged, and must not leave."""
 

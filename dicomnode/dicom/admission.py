@@ -19,6 +19,7 @@ from dicomnode.errors import (
     NotAxial,
     NotCt,
     NotHounsfield,
+    ProjectionSeries,
 )
 
 PROJECTION_GROUPS: Final = (0x7029, 0x7031, 0x7033)
@@ -51,10 +52,22 @@ def label(header: Dataset) -> str:
 def admit(header: Dataset) -> None:
     """Raise the first rule that this image breaks.
 
-    :raises SeriesRefused: NotCt, Localizer, NotAxial, NotHounsfield, AlreadyEnhanced or BurnedInText.
+    :raises SeriesRefused: ProjectionSeries, NotCt, Localizer, NotAxial, NotHounsfield, AlreadyEnhanced or
+        BurnedInText.
     """
     for rule in RULES:
         rule(header)
+
+
+def is_an_image(header: Dataset) -> None:
+    """Measured projections are a kind of their own, whatever their SOP class and Image Type say."""
+    if holds_projections(header):
+        raise ProjectionSeries(f"{label(header)} holds measured projections (DICOM-CT-PD), not an image")
+
+
+def holds_projections(header: Dataset) -> bool:
+    """Does the header carry an element of the private groups of DICOM-CT-PD?"""
+    return any(tag.group in PROJECTION_GROUPS for tag in tags_of(header))
 
 
 def is_ct_image(header: Dataset) -> None:
@@ -82,9 +95,7 @@ def is_not_localizer(header: Dataset) -> None:
 
 
 def is_axial(header: Dataset) -> None:
-    """A cross-section as reconstructed: no projections, reformats, dose screens or 3-D renderings."""
-    if any(tag.group in PROJECTION_GROUPS for tag in tags_of(header)):
-        raise NotAxial(f"{label(header)} holds projection data (DICOM-CT-PD), not an image")
+    """A cross-section as reconstructed: no reformats, dose screens or 3-D renderings."""
     values = tuple(value.upper() for value in texts(header, "ImageType"))
     if len(values) < 3 or values[2] != "AXIAL":
         raise NotAxial(
@@ -133,6 +144,7 @@ def has_no_burned_in_text(header: Dataset) -> None:
 
 
 RULES: Final[tuple[Callable[[Dataset], None], ...]] = (
+    is_an_image,
     is_ct_image,
     is_not_enhanced,
     is_not_localizer,

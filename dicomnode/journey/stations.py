@@ -34,12 +34,13 @@ from dicomnode.engines.enhance import enhance
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.start_step import SliceFacts, StartStep
 from dicomnode.engines.uncertainty import drawing, spread
-from dicomnode.errors import HeldByQuality, NoSpread
+from dicomnode.errors import HeldByQuality, NoSpread, ProjectionSeries
 from dicomnode.journey.dose_reports import DoseReports
 from dicomnode.journey.job import Station
 from dicomnode.journey.manifest import OUTGOING, read_manifest
 from dicomnode.journey.matching import match_all, slice_facts
 from dicomnode.journey.order import Order
+from dicomnode.journey.projections import refuse
 from dicomnode.journey.writing import Work, earlier_results, write_objects
 from dicomnode.quality import Limits, judge
 from dicomnode.settings import Settings
@@ -143,7 +144,11 @@ class Stations:
         """The series in memory; read again after a crash, with the same result."""
         if self._held is None or self._held[0] != order.job_id:
             folder = self._spool.series_folder(order.series_uid)
-            series = read_series([folder / name for name in order.files])
+            paths = [folder / name for name in order.files]
+            try:
+                series = read_series(paths)
+            except ProjectionSeries:
+                refuse(paths)
             series = replace(series, stack=order.stack, stack_number=order.stack_number)
             self._held = order.job_id, series
         return self._held[1]

@@ -99,3 +99,30 @@ def adjoint(sinogram: Array, angles_rad: Array, pitch_px: float, out: Array) -> 
     margin = missing + taps + 2
     padded = np.pad(sinogram, ((0, 0), (margin, margin)))
     _gather(taps)(padded, angles_rad, pitch_px, out)
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True)
+def lines(image: Array, angles_rad: NDArray[np.float64], offsets_px: NDArray[np.float64], out: Array) -> None:
+    """Line integrals along any rays: `forward` with an angle and an offset [view, ray] for each of them."""
+    side = image.shape[0]
+    half = 0.5 * (side - 1)
+    for v in numba.prange(angles_rad.shape[0]):
+        for d in range(angles_rad.shape[1]):
+            cos, sin = math.cos(angles_rad[v, d]), math.sin(angles_rad[v, d])
+            steep = abs(cos) >= abs(sin)
+            major = cos if steep else sin
+            minor = sin if steep else cos
+            offset = offsets_px[v, d] / major
+            total = 0.0
+            for line in range(side):
+                along = (half - line) if steep else (line - half)
+                position = offset - along * minor / major
+                index = position + half if steep else half - position
+                low = math.floor(index)
+                weight = index - low
+                k = int(low)
+                if 0 <= k < side:
+                    total += (1.0 - weight) * (image[line, k] if steep else image[k, line])
+                if -1 <= k < side - 1:
+                    total += weight * (image[line, k + 1] if steep else image[k + 1, line])
+            out[v, d] = total / abs(major)

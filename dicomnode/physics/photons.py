@@ -25,6 +25,14 @@ def photons_per_bin(photons: float, beam: ParallelBeam, pixel_mm: float) -> floa
     return photons * (REFERENCE_VIEWS / beam.views) * (beam.pitch_px * pixel_mm / REFERENCE_BIN_MM)
 
 
+def photons_from_quanta(quanta: float, views: int, bin_mm: float) -> float:
+    """Photons per reference ray of a fan-beam turn of `views`, of `quanta` on each ray.
+
+    `bin_mm` is the distance of the rays at the isocentre. `photons_per_bin` solved for them.
+    """
+    return quanta * (views / REFERENCE_VIEWS) * (REFERENCE_BIN_MM / bin_mm)
+
+
 CALIBRATION_CTDIVOL_MGY = 16.0
 CALIBRATION_THICKNESS_MM = 1.0
 """The output and thickness that put 2.5e5 quanta on a reference ray: fitted so that the photon numbers read

@@ -9,6 +9,7 @@ import threading
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dicomnode.physics import joseph
@@ -48,6 +49,20 @@ def backproject(sinograms: Tensor, beam: ParallelBeam) -> Tensor:
         for sinogram, image in zip(sinograms.detach().numpy(), slices.numpy(), strict=True):
             joseph.adjoint(sinogram, angles, beam.pitch_px, image)
     return slices
+
+
+def project_rays(
+    image: NDArray[np.float32], angles_rad: NDArray[np.float64], offsets_px: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Line integrals along any rays on the CPU: image [row, column] -> float32 [view, ray].
+
+    `angles_rad` and `offsets_px` [view, ray]: the normal of each ray and its distance from the centre along
+    it.
+    """
+    out = np.empty(angles_rad.shape, np.float32)
+    with _one_at_a_time:
+        joseph.lines(image, angles_rad, offsets_px, out)
+    return out
 
 
 def ramp_response(beam: ParallelBeam, length: int) -> Tensor:

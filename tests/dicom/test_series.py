@@ -203,7 +203,7 @@ REFUSED_IN_EVERY_IMAGE = [
     ("not-axial", put(ImageType=["DERIVED", "SECONDARY", "DOSE_INFO"])),
     ("not-axial", put(ImageType=["ORIGINAL", "PRIMARY"])),
     ("not-axial", without("ImageType")),
-    ("not-axial", lambda data, index: data.add_new(0x70311001, "FL", 0.5)),
+    ("measured-projections", lambda data, index: data.add_new(0x70311001, "FL", 0.5)),
     ("not-axial", put(ImageOrientationPatient=[1, 0, 0, 0, 0, -1])),
     ("not-axial", put(ImageOrientationPatient=[0, 1, 0, 0, 0, -1])),
     ("already-enhanced", put(ImageType=["DERIVED", "PRIMARY", "AXIAL", "AI_DENOISED"])),
