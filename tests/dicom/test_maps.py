@@ -132,23 +132,23 @@ def test_slopes_that_change_from_slice_to_slice(
     assert object_errors(written.maps[0]) == Counter()
 
 
+@pytest.mark.parametrize("upwards", [True, False])
 def test_a_change_that_16_bits_cannot_hold_is_written_as_float(
-    tmp_path: Path, identity: Identity, provenance: Provenance, object_errors: Errors
+    tmp_path: Path, identity: Identity, provenance: Provenance, object_errors: Errors, upwards: bool
 ) -> None:
-    volume = np.full((2, 16, 16), 0.0, np.float32)
-    volume[:, :8] = 64000.0
-
-    def turned(series: CtSeries) -> NDArray[np.float32]:
-        return np.ascontiguousarray(series.hounsfield[:, ::-1])
-
-    def unsaturated(data: Dataset, index: int) -> None:
+    def fine(data: Dataset, index: int) -> None:
         data.RescaleSlope, data.RescaleIntercept = "0.03125", "-1024"  # 64000 steps are below 3071 HU
 
-    sources = make_series(tmp_path / "s", volume, bits_stored=16, intercept=-1024, change=unsaturated)
-    written = removed_from(sources, identity, provenance, tmp_path, turned)
-    assert "FloatPixelData" in dcmread(written.maps[0])
-    frame, _, _ = next(iter(stored_frames(written.maps[0]).values()))
-    assert frame.max() > 32767
+    def all_of(value_hu: float) -> Callable[[CtSeries], NDArray[np.float32]]:
+        return lambda series: np.full_like(series.hounsfield, value_hu)
+
+    steps = np.full((2, 16, 16), 500.0 if upwards else 64000.0, np.float32)
+    sources = make_series(tmp_path / "s", steps, bits_stored=16, intercept=0, change=fine)
+    result = all_of(900.0 if upwards else -1000.0)
+    written = removed_from(sources, identity, provenance, tmp_path, result)
+    made = dcmread(written.maps[0])
+    assert "FloatPixelData" in made
+    assert np.abs(made.pixel_array).min() > 32768
     assert_source_is_result_plus_removed(written)
     assert object_errors(written.maps[0]) == Counter()
 

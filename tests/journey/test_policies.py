@@ -151,13 +151,14 @@ def test_destinations_of_the_same_policy_share_their_objects(
 
 
 @pytest.mark.parametrize(
-    "change", [{"image_type2": "SECONDARY"}, {"series_description_prefix": "X "}, {"keep_manufacturer": True}]
+    "change", [{"image_type2": "PRIMARY"}, {"series_description_prefix": "X "}, {"keep_manufacturer": True}]
 )
 def test_every_part_of_the_naming_makes_other_objects(
     tmp_path: Path, pacs: Pacs, engine: NeedEngine, change: dict[str, object]
 ) -> None:
     with Pacs() as other:
-        settings = settings_with(tmp_path, {pacs.port: {}, other.port: change})
+        unusual = {"image_type2": "SECONDARY", "series_description_prefix": "B "}
+        settings = settings_with(tmp_path, {pacs.port: unusual, other.port: unusual | change})
         with Node(settings, engine=engine) as node:
             send_to(node.port, low_dose_series(tmp_path / "in", slices=2))
             wait_for_jobs(node)
