@@ -18,8 +18,6 @@ from typing import Annotated, Final, Literal, get_args
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     StringConstraints,
     ValidationError,
@@ -29,7 +27,9 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from dicomnode.dose_reference import DoseReference
 from dicomnode.errors import SettingsError
+from dicomnode.section import Name, Section
 
 ENVIRONMENT_PREFIX: Final = "DICOMNODE__"
 
@@ -74,18 +74,10 @@ UidRoot = Annotated[str, AfterValidator(_uid_root)]
 Uid = Annotated[str, AfterValidator(_uid)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-PositiveMgy = Annotated[float, Field(gt=0, le=500, allow_inf_nan=False)]
 LocalPath = Annotated[Path, AfterValidator(_beside_the_file)]
 HostName = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, pattern=r"^[A-Za-z0-9._:%-]+$")
 ]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-
-
-class Section(BaseModel):
-    """A part of the configuration: complete, checked and unchangeable."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
 
 
 class Node(Section):
@@ -184,16 +176,11 @@ class EngineSettings(Section):
     threads: Annotated[int, Field(ge=1, le=512)] | None = None
 
 
-class DoseReference(Section):
-    """What counts as a normal dose; its version is written into every report."""
-
-    version: Name = "registry-2017-achievable"
-    body_ctdivol_mgy: PositiveMgy = 12.0
-    head_ctdivol_mgy: PositiveMgy = 50.0
-
-
 class Dose(Section):
-    """What a normal dose is, and what happens when a series does not tell its own."""
+    """What a normal dose is, and what happens when a series does not tell its own.
+
+    In a file `reference` may be the path of another file that holds the table.
+    """
 
     reference: DoseReference = Field(default_factory=DoseReference)
     without_dose: Literal["refuse", "noise-only"] = "refuse"
@@ -254,13 +241,15 @@ def load_settings(path: Path, environment: Mapping[str, str] | None = None) -> S
     (`node.yaml: network.max_asociations: unknown key, did you mean 'max_associations'?`).
     """
     path = Path(path)
-    values = _read_yaml(path)
+    values, folder = _read_yaml(path), path.resolve().parent
+    table = _include_reference(values, folder)
     variables = _override(values, os.environ if environment is None else environment)
+    table = _include_reference(values, folder) or table
     _fill_empty_sections(values)
     try:
-        return Settings.model_validate(values, context={"folder": path.resolve().parent})
+        return Settings.model_validate(values, context={"folder": folder})
     except ValidationError as error:
-        lines = [_told(problem, path.name, variables) for problem in error.errors()]
+        lines = [_told(problem, path.name, variables, table) for problem in error.errors()]
         raise SettingsError("\n".join(lines)) from error
 
 
@@ -299,6 +288,16 @@ def _read_yaml(path: Path) -> dict[str, object]:
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise SettingsError(f"{path.name}: must be sections with keys, such as 'node:'")
     return values
+
+
+def _include_reference(values: dict[str, object], folder: Path) -> str | None:
+    """Put the table of normal doses in the place of its path; return the name of its file."""
+    dose = values.get("dose")
+    if not isinstance(dose, dict) or not isinstance(dose.get("reference"), str):
+        return None
+    path = folder / Path(dose["reference"]).expanduser()
+    dose["reference"] = _read_yaml(path)
+    return path.name
 
 
 def _fill_empty_sections(values: dict[str, object]) -> None:
@@ -357,8 +356,12 @@ def _put(values: object, steps: _Path, value: object, variable: str) -> None:
 # --- telling what is wrong ----------------------------------------------------------------------
 
 
-def _told(problem: ErrorDetails, file_name: str, variables: Mapping[_Path, str]) -> str:
+def _told(
+    problem: ErrorDetails, file_name: str, variables: Mapping[_Path, str], table: str | None = None
+) -> str:
     path: _Path = problem["loc"]
+    if table and path[:2] == ("dose", "reference"):
+        file_name = table
     source = next((f"environment {name}" for steps, name in variables.items() if steps == path), file_name)
     return f"{source}: {_dotted(path)}{_wrong(problem)}"
 

@@ -70,7 +70,9 @@ def look_at(
     )
 
 
-def regions_along(slices: tuple[SliceAnatomy, ...], spacing_mm: float) -> tuple[tuple[Region | None, ...], bool]:
+def regions_along(
+    slices: tuple[SliceAnatomy, ...], spacing_mm: float
+) -> tuple[tuple[Region | None, ...], bool]:
     """The region of each slice, from feet to head, and whether the image is clear about it.
 
     The whole stack decides: where one slice is clear its neighbours follow by the order of the body. Not
@@ -141,7 +143,7 @@ def _has_twin(image: NDArray[np.float32], pixel_mm: float) -> bool:
 _Costs = Mapping[Region, float]
 
 _EVIDENCE: Final[tuple[tuple[Callable[[SliceAnatomy], bool], _Costs], ...]] = (
-    (lambda s: s.diameter_mm <= 0 or s.bone < BONY and s.lung < LUNGS, dict.fromkeys(REGIONS, 0.0)),
+    (lambda s: s.diameter_mm <= 0 or (s.bone < BONY and s.lung < LUNGS), dict.fromkeys(REGIONS, 0.0)),
     (lambda s: s.skull >= SKULL and s.diameter_mm <= LARGEST_HEAD_MM, {"head": 0.0}),
     (
         lambda s: s.bone >= FACE_BONE and s.diameter_mm <= LARGEST_HEAD_MM and (s.airway or s.skull > 0),

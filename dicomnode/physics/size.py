@@ -60,7 +60,7 @@ def measure_sizes(
     spacing_mm: float,
     padding: NDArray[np.bool_] | None = None,
 ) -> tuple[SliceSize, ...]:
-    """Dw of each slice, HU and `padding` [slice, row, column], and whether the whole body was in the image."""
+    """Dw of each slice, and whether all of the body was in the image. HU, `padding` [slice, row, column]."""
     inside = body_mask(hounsfield)
     edge = _edge(hounsfield.shape[1:], padding)
     sizes = [
@@ -105,7 +105,7 @@ def _edge(shape: tuple[int, ...], padding: NDArray[np.bool_] | None) -> _Edge:
 
 def _circle_px(radius: NDArray[np.float64], padding: NDArray[np.bool_] | None) -> float:
     """Radius of the reconstruction: where padding begins in all slices, else half the shorter side."""
-    half = min(radius.shape) / 2
+    half: float = min(radius.shape) / 2
     if padding is None:
         return half
     never = padding.all(axis=0)
