@@ -83,9 +83,10 @@ class DoseReference(Section):
     @model_validator(mode="after")
     def _every_region_once(self) -> "DoseReference":
         told = [row.region for row in self.regions]
-        for region in get_args(Region):
+        for region in told:
             if told.count(region) > 1:
                 raise ValueError(f"regions: '{region}' stands there {told.count(region)} times")
+        for region in get_args(Region):
             if region != "extremity" and region not in told:
                 raise ValueError(f"regions: '{region}' is missing; the table needs every region")
         return self

@@ -190,7 +190,9 @@ class _Groups:
             f"seed={provenance.seed}",
             f"photons={provenance.photons:.6g}",
             f"dose fraction={provenance.dose_fraction:.6g} decided by {provenance.dose_decided_by}",
-            f"dose reference={provenance.dose_reference}",
+            f"dose decision={provenance.dose_decision or 'none'}",
+            f"dose reference={provenance.dose_reference} regions={provenance.regions or 'unknown'}",
+            f"size flags={' '.join(provenance.size_flags) or 'none'}",
             f"dose source={provenance.dose.source} flags={flags}",
             f"verdict={provenance.verdict} reasons={reasons}",
         )

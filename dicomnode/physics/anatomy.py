@@ -37,7 +37,7 @@ TWINS = 0.6
 """A second piece of the body with this share of the first is the other leg; raised arms beside a head have
 less than half of it."""
 
-CHANGE_MM = 15.0
+CHANGE_MM = 8.0
 NEVER_MM = 1e6
 
 
@@ -142,33 +142,30 @@ def _has_twin(image: NDArray[np.float32], pixel_mm: float) -> bool:
 
 _Costs = Mapping[Region, float]
 
-_EVIDENCE: Final[tuple[tuple[Callable[[SliceAnatomy], bool], _Costs], ...]] = (
-    (lambda s: s.diameter_mm <= 0 or (s.bone < BONY and s.lung < LUNGS), dict.fromkeys(REGIONS, 0.0)),
-    (lambda s: s.skull >= SKULL and s.diameter_mm <= LARGEST_HEAD_MM, {"head": 0.0}),
+_EVIDENCE: Final[tuple[tuple[Callable[[SliceAnatomy], bool], _Costs, float], ...]] = (
+    (lambda s: s.diameter_mm <= 0 or (s.bone < BONY and s.lung < LUNGS), {}, 0.0),
+    (lambda s: s.skull >= SKULL and s.diameter_mm <= LARGEST_HEAD_MM, {"head": 0.0}, 3.0),
     (
         lambda s: s.bone >= FACE_BONE and s.diameter_mm <= LARGEST_HEAD_MM and (s.airway or s.skull > 0),
         {"head": 0.0, "neck": 0.6},
+        1.0,
     ),
-    (lambda s: s.lung >= LUNGS and s.diameter_mm >= LEAST_CHEST_MM, {"chest": 0.0}),
-    (lambda s: s.twins, {"extremity": 0.0, "abdomen-pelvis": 0.6}),
-    (lambda s: s.diameter_mm >= TRUNK_MM, {"abdomen-pelvis": 0.0, "chest": 0.6}),
-    (lambda s: s.airway, {"neck": 0.0, "head": 0.3, "abdomen-pelvis": 0.4, "chest": 0.4}),
-    (lambda s: True, {"extremity": 0.0, "head": 0.3, "neck": 0.4, "abdomen-pelvis": 0.4, "chest": 0.6}),
+    (lambda s: s.lung >= LUNGS and s.diameter_mm >= LEAST_CHEST_MM, {"chest": 0.0}, 3.0),
+    (lambda s: s.twins, {"extremity": 0.0, "abdomen-pelvis": 0.6}, 1.0),
+    (lambda s: s.diameter_mm >= TRUNK_MM, {"abdomen-pelvis": 0.0, "chest": 0.6}, 1.0),
+    (lambda s: s.airway, {"neck": 0.0, "head": 0.3, "abdomen-pelvis": 0.4, "chest": 0.4}, 1.0),
+    (lambda s: True, {"extremity": 0.0, "head": 0.3, "neck": 0.4, "abdomen-pelvis": 0.4, "chest": 0.6}, 1.0),
 )
 """The first row that a slice answers to says what it may be: cost in millimetres of contradiction for each
-millimetre of patient, 1 for what is not named. Small bodies without lungs or skull are told apart weakly: a
-child's belly, a neck and a limb have one size."""
+millimetre of patient, and the cost of every region not named. A skull or lungs weigh most. Small bodies
+without either are told apart weakly: a child's belly, a neck and a limb have one size."""
 
 CLEAR = 0.5
 
 
-def _row_of(one: SliceAnatomy) -> _Costs:
-    return next(costs for answers, costs in _EVIDENCE if answers(one))
-
-
 def _cost_of(one: SliceAnatomy) -> list[float]:
-    row = _row_of(one)
-    return [row.get(region, 1.0) for region in REGIONS]
+    row, otherwise = next((costs, other) for answers, costs, other in _EVIDENCE if answers(one))
+    return [row.get(region, otherwise) for region in REGIONS]
 
 
 def _speaks_for(one: SliceAnatomy) -> Region | None:
