@@ -193,9 +193,9 @@ def test_a_real_head_from_teeth_to_crown(shared_data: Path) -> None:
     images.sort(key=lambda image: float(image.ImagePositionPatient[2]))
     assert len(images) == 28
     stack = np.stack([i.pixel_array * float(i.RescaleSlope) + float(i.RescaleIntercept) for i in images])
-    stack = np.maximum(stack, -1000).astype(np.float32)
+    hounsfield = np.maximum(stack, -1000).astype(np.float32)
     pixel_mm = float(images[0].PixelSpacing[0])
-    seen = look_at(stack, pixel_mm, water_equivalent_diameter_mm(stack, pixel_mm))
+    seen = look_at(hounsfield, pixel_mm, water_equivalent_diameter_mm(hounsfield, pixel_mm))
     assert regions_along(seen, 5.0) == (("head",) * 28, True)
 
 
