@@ -5,10 +5,30 @@ import re
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, Field, SecretStr, StringConstraints, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationInfo,
+)
 
 _UID: Final = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))*", re.ASCII)
 _KEY: Final = re.compile(r"[0-9A-Fa-f]{64}")
+
+
+class Section(BaseModel):
+    """A part of the configuration: complete, checked and unchangeable."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,  # it may be a secret
+    )
 
 
 def is_uid(text: str) -> bool:

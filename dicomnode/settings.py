@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -26,29 +26,18 @@ from dicomnode.checked import (
     LocalPath,
     Name,
     Port,
-    PositiveMgy,
     Prefix,
     Seconds,
+    Section,
     Seeds,
     Uid,
     UidKey,
     UidRoot,
 )
+from dicomnode.dose_reference import DoseReference
 from dicomnode.errors import SettingsError
 
 ENVIRONMENT_PREFIX: Final = "DICOMNODE__"
-
-
-class Section(BaseModel):
-    """A part of the configuration: complete, checked and unchangeable."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        validate_default=True,
-        protected_namespaces=(),
-        hide_input_in_errors=True,  # it may be a secret
-    )
 
 
 class Node(Section):
@@ -162,16 +151,11 @@ class EngineSettings(Section):
     uncertainty_seeds: Seeds = 0
 
 
-class DoseReference(Section):
-    """What counts as a normal dose; its version is written into every report."""
-
-    version: Name = "registry-2017-achievable"
-    body_ctdivol_mgy: PositiveMgy = 12.0
-    head_ctdivol_mgy: PositiveMgy = 50.0
-
-
 class Dose(Section):
-    """What a normal dose is, and what happens when a series does not tell its own."""
+    """What a normal dose is, and what happens when a series does not tell its own.
+
+    In a file `reference` may be the path of another file that holds the table.
+    """
 
     reference: DoseReference = Field(default_factory=DoseReference)
     without_dose: Literal["refuse", "noise-only"] = "refuse"
@@ -252,13 +236,15 @@ def load_settings(path: Path, environment: Mapping[str, str] | None = None) -> S
     (`node.yaml: network.max_asociations: unknown key, did you mean 'max_associations'?`).
     """
     path = Path(path)
-    values = _read_yaml(path)
+    values, folder = _read_yaml(path), path.resolve().parent
+    table = _include_reference(values, folder)
     variables = _override(values, os.environ if environment is None else environment)
+    table = _include_reference(values, folder) or table
     _fill_empty_sections(values)
     try:
-        return Settings.model_validate(values, context={"folder": path.resolve().parent})
+        return Settings.model_validate(values, context={"folder": folder})
     except ValidationError as error:
-        lines = [_told(problem, path.name, variables) for problem in error.errors()]
+        lines = [_told(problem, path.name, variables, table) for problem in error.errors()]
         raise SettingsError("\n".join(lines)) from error
 
 
@@ -297,6 +283,16 @@ def _read_yaml(path: Path) -> dict[str, object]:
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise SettingsError(f"{path.name}: must be sections with keys, such as 'node:'")
     return values
+
+
+def _include_reference(values: dict[str, object], folder: Path) -> str | None:
+    """Put the table of normal doses in the place of its path; return the name of its file."""
+    dose = values.get("dose")
+    if not isinstance(dose, dict) or not isinstance(dose.get("reference"), str):
+        return None
+    path = folder / Path(dose["reference"]).expanduser()
+    dose["reference"] = _read_yaml(path)
+    return path.name
 
 
 def _fill_empty_sections(values: dict[str, object]) -> None:
@@ -355,8 +351,12 @@ def _put(values: object, steps: _Path, value: object, variable: str) -> None:
 # --- telling what is wrong ----------------------------------------------------------------------
 
 
-def _told(problem: ErrorDetails, file_name: str, variables: Mapping[_Path, str]) -> str:
+def _told(
+    problem: ErrorDetails, file_name: str, variables: Mapping[_Path, str], table: str | None = None
+) -> str:
     path: _Path = problem["loc"]
+    if table and path[:2] == ("dose", "reference"):
+        file_name = table
     source = next((f"environment {name}" for steps, name in variables.items() if steps == path), file_name)
     return f"{source}: {_dotted(path)}{_wrong(problem)}"
 

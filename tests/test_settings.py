@@ -1,15 +1,19 @@
 """Settings: what is refused, by which name, and that the documents tell the truth."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic_core import PydanticUndefined
 
 from dicomnode.checked import is_uid
+from dicomnode.dose_reference import DoseReference, Region
 from dicomnode.errors import SettingsError
+from dicomnode.physics.anatomy import REGIONS
 from dicomnode.settings import Retry, Settings, all_keys, load_settings
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -30,6 +34,7 @@ def refused(folder: Path, text: str, environment: dict[str, str] | None = None) 
 def test_the_file_that_comes_with_the_node_says_the_defaults(tmp_path):
     folder = tmp_path / "configs"
     folder.mkdir()
+    shutil.copy(CONFIGS / "dose-reference.yaml", folder)
     shipped = load_settings(write(folder, (CONFIGS / "node.yaml").read_text(encoding="utf-8")), {})
     empty = load_settings(write(folder, ""), {})
     for section in set(Settings.model_fields) - {"callers", "destinations"}:
@@ -38,7 +43,7 @@ def test_the_file_that_comes_with_the_node_says_the_defaults(tmp_path):
 
 
 def test_the_file_that_comes_with_the_node_holds_every_key():
-    text = (CONFIGS / "node.yaml").read_text(encoding="utf-8")
+    text = "\n".join((CONFIGS / name).read_text("utf-8") for name in ("node.yaml", "dose-reference.yaml"))
     leaves = {path.rsplit(".", 1)[-1] for path in all_keys()}
     assert {name for name in leaves if not re.search(rf"^[ -]*{name}:", text, re.MULTILINE)} == set()
 
@@ -218,3 +223,62 @@ def test_a_node_that_only_receives_and_sends_imports_no_torch():
     modules = "dicomnode.settings, dicomnode.spool, dicomnode.network.receive, dicomnode.network.send"
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+# --- the table of normal doses ----------------------------------------------------------------------
+
+TABLE = (CONFIGS / "dose-reference.yaml").read_text(encoding="utf-8")
+
+
+def test_the_table_names_the_regions_that_images_are_told_apart_by():
+    assert get_args(Region) == REGIONS
+
+
+def test_the_table_may_stand_in_a_file_of_its_own_or_in_place(tmp_path):
+    (tmp_path / "ours.yaml").write_text(TABLE.replace("ctdivol_mgy: 9", "ctdivol_mgy: 7.5"))
+    by_file = load_settings(write(tmp_path, "dose: {reference: ours.yaml}"), {}).dose.reference
+    indented = "".join(f"    {line}\n" for line in (tmp_path / "ours.yaml").read_text().splitlines())
+    in_place = load_settings(write(tmp_path, f"dose:\n  reference:\n{indented}"), {}).dose.reference
+    by_variable = load_settings(
+        write(tmp_path, ""), {"DICOMNODE__DOSE__REFERENCE": "ours.yaml"}
+    ).dose.reference
+    assert by_file == in_place == by_variable != DoseReference()
+    assert by_file.row("chest").ctdivol_mgy == 7.5
+
+
+def test_single_values_of_the_file_can_be_overridden(tmp_path):
+    (tmp_path / "ours.yaml").write_text(TABLE)
+    environment = {"DICOMNODE__DOSE__REFERENCE__VERSION": "ours-2"}
+    settings = load_settings(write(tmp_path, "dose: {reference: ours.yaml}"), environment)
+    assert settings.dose.reference.version == "ours-2"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("phantom_cm: 16", "phantom_cm: 20", ".regions[0].phantom_cm: "),
+        ("phantom_cm: 16", "phantom: 16", ".regions[0].phantom: unknown key, did you mean 'phantom_cm'?"),
+        ("ctdivol_mgy: 9", "ctdivol_mgy: 0", ".regions[2].ctdivol_mgy: "),
+        ("    diameter_mm: 175\n    growth_per_cm: 0\n", "    diameter_mm: 175\n",
+         ".regions[0].growth_per_cm: is missing"),
+        ("region: chest", "region: thorax", ".regions[2].region: "),
+        ("region: chest", "region: neck", ": regions: 'neck' stands there 2 times"),
+        ("region: chest", "region: extremity", ": regions: 'chest' is missing"),
+        ("version: registry", "varsion: registry", ".varsion: unknown key, did you mean 'version'?"),
+    ],
+)  # fmt: skip
+def test_a_wrong_table_is_refused_by_its_own_name(tmp_path, before, after, told):
+    assert before in TABLE
+    (tmp_path / "dose-reference.yaml").write_text(TABLE.replace(before, after, 1))
+    lines = refused(tmp_path, "dose: {reference: dose-reference.yaml}").splitlines()
+    assert any(line.startswith(f"dose-reference.yaml: dose.reference{told}") for line in lines)
+
+
+def test_a_table_that_cannot_be_read_is_told(tmp_path):
+    (tmp_path / "broken.yaml").write_text("regions: [")
+    assert refused(tmp_path, "dose: {reference: broken.yaml}").startswith("broken.yaml: line ")
+    assert "cannot be read" in refused(tmp_path, "dose: {reference: nowhere.yaml}")
+
+
+def test_a_limb_without_a_row_goes_by_size_from_the_body():
+    assert DoseReference().row("extremity") == DoseReference().row("abdomen-pelvis")

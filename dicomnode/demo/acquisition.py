@@ -5,9 +5,11 @@ the kernel is the scanner's, and by place. The header is as a scanner writes it.
 """
 
 import copy
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -27,10 +29,12 @@ from dicomnode.dicom.pixels import restore, to_stored
 from dicomnode.dicom.series import CtSeries
 from dicomnode.dicom.values import items, number
 from dicomnode.dicom.verbatim import copy_elements, decode_header
+from dicomnode.dose_reference import DoseReference
 from dicomnode.engines.enhance import Observer
 from dicomnode.errors import DoseUnknown
+from dicomnode.journey.matching import bodies, normal_mgy, on_body_phantom
 from dicomnode.physics.noise import measure_noise
-from dicomnode.physics.photons import normal_ctdivol_mgy, photons_from_noise
+from dicomnode.physics.photons import photons_from_noise
 from dicomnode.physics.simulation import MeasuredKernel, RayNoise, draw_rays
 from dicomnode.physics.size import water_equivalent_diameter_mm
 from dicomnode.physics.spectrum import (
@@ -42,7 +46,6 @@ from dicomnode.physics.spectrum import (
     noise_power,
     with_gain,
 )
-from dicomnode.settings import DoseReference
 
 Volume = NDArray[np.float32]
 
@@ -129,9 +132,7 @@ def scan_again(
         entropy_srcs=["low-dose scan", series.series_instance_uid, f"{fraction:.6f}", str(seed)]
     )
     paths = tuple(_write(series, k, noisy[k], fraction, uid, folder) for k in range(len(noisy)))
-    diameters = water_equivalent_diameter_mm(series.hounsfield, pixel_mm)
-    reference = _reference(paths, fraction, float(np.median(diameters)))
-    return LowDoseScan(paths, reference, without_padding(series, noisy), uid)
+    return LowDoseScan(paths, _reference(series, paths, fraction), without_padding(series, noisy), uid)
 
 
 def without_padding(series: CtSeries, hounsfield: Volume) -> Volume:
@@ -219,16 +220,27 @@ def _gain(hounsfield: Volume, noise: Volume, scanner: Scanner, per_px: float) ->
 # --- files -------------------------------------------------------------------------------------------
 
 
-def _reference(paths: Sequence[Path], fraction: float, diameter_mm: float) -> DoseReference:
-    """Normal dose as the original had it: what a site would put into its own configuration."""
+def _reference(series: CtSeries, paths: Sequence[Path], fraction: float) -> DoseReference:
+    """Normal dose as the original had it: what a site would put into its own configuration.
+
+    Each region that the series shows gets the median of what its slices say; the others follow all slices.
+    """
     dose = read_dose([dcmread(path, stop_before_pixels=True) for path in paths])
-    if dose.mean_ctdivol_mgy is None:
-        return DoseReference()
-    normal_mgy = dose.mean_ctdivol_mgy / fraction
-    if dose.phantom_cm == 16:
-        return DoseReference(version="this-scanner", head_ctdivol_mgy=round(normal_mgy, 2))
-    at_reference = normal_mgy / normal_ctdivol_mgy(1.0, diameter_mm)
-    return DoseReference(version="this-scanner", body_ctdivol_mgy=round(at_reference, 2))
+    table = DoseReference()
+    shares: dict[str, list[float]] = defaultdict(list)
+    for body, ctdivol in zip(bodies(series, dose), dose.ctdivol_mgy, strict=True):
+        if ctdivol is not None:
+            told = on_body_phantom(ctdivol, dose.phantom_cm, body.diameter_mm) / fraction
+            row = table.row(body.region)
+            shares[row.region].append(told / normal_mgy(row, body.diameter_mm))
+    if not shares:
+        return table
+    overall = [share for found in shares.values() for share in found]
+    rows = [
+        {**row.model_dump(), "ctdivol_mgy": row.ctdivol_mgy * median(shares.get(row.region, overall))}
+        for row in table.regions
+    ]
+    return DoseReference.model_validate({"version": "this-scanner", "regions": rows})
 
 
 def _write(

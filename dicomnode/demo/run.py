@@ -32,6 +32,7 @@ from dicomnode.demo.room import LOW_DOSE, PICTURE, REPORT, RETURNED, check_room,
 from dicomnode.demo.source import SourceUnavailable, lidc_series
 from dicomnode.dicom.series import CtSeries, read_series
 from dicomnode.dicom.values import finite
+from dicomnode.dose_reference import DoseReference
 from dicomnode.engines.catalog import SHIPPED, load_engine
 from dicomnode.errors import DicomnodeError, DoseUnknown
 from dicomnode.journey.job import Job
@@ -39,7 +40,7 @@ from dicomnode.network.send import send_files
 from dicomnode.node import Node
 from dicomnode.physics.noise import measure_noise
 from dicomnode.quality import bias_by_tissue, rmse_hu
-from dicomnode.settings import Destination, DoseReference, Settings
+from dicomnode.settings import Destination, Settings
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 SENDER, NODE, ARCHIVE = "SCANNER", "DICOMNODE", "PACS"

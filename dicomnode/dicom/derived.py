@@ -171,6 +171,7 @@ def derivation_text(identity: Identity, provenance: Provenance) -> str:
     reading = (
         f"CTDIvol {dose:.3g} mGy ({provenance.dose.source})" if dose is not None else "dose not readable"
     )
+    decision = f" ({provenance.dose_decision})" if provenance.dose_decision else ""
     names = (identity.manufacturer, identity.model_name)
     maker = " ".join(dict.fromkeys(names))
     sentence = (
@@ -178,7 +179,8 @@ def derivation_text(identity: Identity, provenance: Provenance) -> str:
         f"engine {provenance.engine}, model {provenance.model_id} {provenance.model_version} "
         f"(weights {provenance.weights_digest[:16]}); "
         f"start step {provenance.start_step} of {provenance.steps}, "
-        f"dose fraction {provenance.dose_fraction:.3g} decided by {provenance.dose_decided_by}, {reading}."
+        f"dose fraction {provenance.dose_fraction:.3g} decided by {provenance.dose_decided_by}{decision}, "
+        f"{reading}."
     )
     return plain_text(sentence, SHORT_TEXT)
 

@@ -64,7 +64,8 @@ class Identity:
 @dataclass(frozen=True)
 class Provenance:
     """How one series was enhanced. Noise, bias and change in HU; `dose_fraction` of a normal dose,
-    which the table `dose_reference` (name and version) says.
+    which the table `dose_reference` (name and version) says for the `regions` of the body. `dose_decision`:
+    one sentence on who won between tags and noise, and by what factor.
 
     `processed_at` should carry its time zone; the objects show it in the zone of the source.
     """
@@ -90,6 +91,9 @@ class Provenance:
     verdict: Literal["pass", "label"] = "pass"
     verdict_reasons: tuple[str, ...] = ()
     dose_reference: str = "unknown"
+    dose_decision: str = ""
+    regions: str = ""
+    size_flags: tuple[str, ...] = ()
     processed_at: datetime = field(default_factory=lambda: datetime.now().astimezone())
 
     @property

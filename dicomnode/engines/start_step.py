@@ -1,8 +1,12 @@
 """From photons to the step where the diffusion starts, and how much of the noise is to go."""
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import median
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +19,10 @@ from dicomnode.physics.photons import (
     predicted_noise_hu,
 )
 
+AGREE = math.log(1.5)
 DISAGREE = math.log(2.5)
-"""ln of the factor beyond which header and image contradict each other."""
+"""ln of the factors between dose by tags and dose by noise up to which they agree, and beyond which they
+contradict each other; between them both count, with a warning."""
 
 LEAST_FRACTION = 0.02
 TYPICAL_TEXTURE = 0.45
@@ -58,7 +64,8 @@ class StartStep:
     this slice. `fraction`: its dose over the normal dose for this patient and thickness, which is the share
     of the noise variance that stays. `noise_hu`, `texture`: measured, or predicted from the photons.
     `decided_by`: `tags`, `noise` or `both`. `log_ratio`: ln(photons by tags / photons by noise), None where
-    one is missing. `outside`: sentences on what the model was not trained for and was told as its nearest.
+    one is missing. `verdict`: how the two compare, see `Verdict`. `outside`: sentences on what the model was
+    not trained for and was told as its nearest.
     """
 
     step: int
@@ -69,6 +76,15 @@ class StartStep:
     decided_by: str
     log_ratio: float | None
     outside: tuple[str, ...] = ()
+    verdict: "Verdict" = "agree"
+
+
+Verdict = Literal["agree", "warn", "noisier", "cleaner", "iterative", "tags alone", "noise alone"]
+"""`agree` and `warn`: within a factor 1.5 and 2.5, both count.
+`noisier` than the tags by more: the noise wins (simulated low dose, wrong phantom, mAs of one thin slice).
+`cleaner` by more: the noise wins, so the strength is less (already denoised, averaged slices).
+`iterative`: known to be reconstructed iteratively, and cleaner at all: the noise wins, because only the noise
+that is left can be removed."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +92,9 @@ class SliceFacts:
     """What is known of one slice before the decision; None where nothing is.
 
     `ctdivol_mgy` and `normal_ctdivol_mgy`, what a normal dose would be for this patient, refer to the 32 cm
-    phantom. `noise_hu` and `texture` as in `physics.noise.NoiseReading`.
+    phantom; their ratio is the dose fraction. `noise_hu` and `texture` as in `physics.noise.NoiseReading`.
+    `iterative`: not plain filtered back-projection. `region`, `region_by` and `flags` are for the record:
+    which row of the reference table applied, what named it, and what is odd about the size.
     """
 
     thickness_mm: float
@@ -86,35 +104,72 @@ class SliceFacts:
     ctdivol_mgy: float | None
     noise_hu: float | None
     texture: float | None
+    iterative: bool = False
+    region: str = ""
+    region_by: str = ""
+    flags: tuple[str, ...] = ()
 
 
 def match(facts: SliceFacts, schedule: PhotonSchedule) -> StartStep:
     """Decide the photons of a slice from its tags and its noise, and the step that fits.
 
-    The two are independent. Within a factor 2.5 both count (geometric mean); beyond it the image is believed,
-    because headers repeat what was planned (a simulated quarter-dose file says full dose). Raises DoseUnknown
-    when there is neither: normal dose is never assumed.
+    The two are independent. Within a factor 2.5 both count (geometric mean); beyond it the image is believed:
+    a noisier one because headers repeat what was planned (a simulated quarter-dose file says full dose), a
+    cleaner one because noise that is not there cannot be removed; tags never raise the strength above what
+    fits the noise by more than the square root of 2.5. Raises DoseUnknown when there is neither: normal dose
+    is never assumed.
+
+    Iterative reconstruction leaves less noise than the law of `physics.photons` says. The noise then stands
+    for more photons than there were: an upper bound. Below the tags it contradicts them all the more, and the
+    rules above hold; above them it alone decides.
     """
     tags, noise = _photons_by_tags(facts), _photons_by_noise(facts)
-    if tags is None and noise is None:
-        raise DoseUnknown(
-            "no CTDIvol or mAs in the header and no soft tissue to measure noise in: the dose is unknown"
-        )
     log_ratio = math.log(tags / noise) if tags is not None and noise is not None else None
-    if noise is None or tags is None:
-        photons, decided_by = (tags, "tags") if noise is None else (noise, "noise")
-    elif log_ratio is not None and abs(log_ratio) < DISAGREE:
-        photons, decided_by = math.sqrt(tags * noise), "both"
-    else:
-        photons, decided_by = noise, "noise"
-    assert photons is not None
+    photons, decided_by, verdict = _decide(tags, noise, facts.iterative)
     normal = photons_from_dose(facts.normal_ctdivol_mgy, facts.thickness_mm)
     fraction = min(max(photons / normal, LEAST_FRACTION), 1.0)
     # the schedule counts from normal dose, whatever the thickness: k* depends on the fraction alone
     step = schedule.nearest(fraction * NORMAL_DOSE_PHOTONS)
     texture = TYPICAL_TEXTURE if facts.texture is None else facts.texture
     noise_hu = facts.noise_hu or predicted_noise_hu(photons, facts.diameter_mm, facts.pixel_mm, texture)
-    return StartStep(step, photons, fraction, noise_hu, texture, decided_by, log_ratio)
+    return StartStep(step, photons, fraction, noise_hu, texture, decided_by, log_ratio, verdict=verdict)
+
+
+def told(starts: Sequence[StartStep]) -> str:
+    """One sentence for people: who decided the dose in how many of the slices, and by what factor."""
+    verdict, count = Counter(start.verdict for start in starts).most_common(1)[0]
+    ratios = [s.log_ratio for s in starts if s.verdict == verdict and s.log_ratio is not None]
+    factor = math.exp(abs(median(ratios))) if ratios else 1.0
+    return _SENTENCES[verdict].format(slices=f"{count} of {len(starts)} slices", factor=f"{factor:.2g}")
+
+
+_SENTENCES: dict[Verdict, str] = {
+    "agree": "tags and image noise agree within a factor {factor} in {slices}: both count",
+    "warn": "tags and image noise differ by a factor {factor} in {slices}: both count, with a warning",
+    "noisier": "noise won in {slices}: noisier than the tags say, a dose lower by a factor {factor}",
+    "cleaner": "noise won in {slices}: cleaner than the tags say by a factor {factor} in dose, "
+    "strength lowered to what fits the noise",
+    "iterative": "noise won in {slices}: reconstructed iteratively, cleaner than the tags say by a factor "
+    "{factor} in dose, strength lowered to what fits the noise",
+    "tags alone": "tags decided in {slices}: no noise could be measured",
+    "noise alone": "noise decided in {slices}: the tags tell no dose",
+}
+
+
+def _decide(tags: float | None, noise: float | None, iterative: bool) -> tuple[float, str, Verdict]:
+    """Photons, who decided, and how tags and noise compare."""
+    if tags is None and noise is None:
+        raise DoseUnknown(
+            "no CTDIvol or mAs in the header and no soft tissue to measure noise in: the dose is unknown"
+        )
+    if tags is None or noise is None:
+        return (tags, "tags", "tags alone") if tags is not None else (noise or 0.0, "noise", "noise alone")
+    log_ratio = math.log(tags / noise)
+    if iterative and log_ratio < 0.0:
+        return noise, "noise", "iterative"
+    if abs(log_ratio) < DISAGREE:
+        return math.sqrt(tags * noise), "both", "agree" if abs(log_ratio) < AGREE else "warn"
+    return noise, "noise", "noisier" if log_ratio > 0 else "cleaner"
 
 
 def _photons_by_tags(facts: SliceFacts) -> float | None:

@@ -1,38 +1,65 @@
 """What the header and the image say of each slice, put side by side: here both worlds meet."""
 
+import math
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from dicomnode.dicom.dose import HEAD_TO_BODY_PHANTOM, DoseReading
+from dicomnode.dicom.dose import SSDE_DIAMETER_MM, DoseReading, ssde_mgy
+from dicomnode.dicom.region import stated_diameter_mm, stated_region
 from dicomnode.dicom.series import CtSeries
+from dicomnode.dose_reference import DoseReference, Region, RegionReference
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.start_step import SliceFacts, StartStep
 from dicomnode.errors import DoseUnknown
+from dicomnode.physics.anatomy import look_at, regions_along
 from dicomnode.physics.noise import measure_noise_along
-from dicomnode.physics.photons import normal_ctdivol_mgy
-from dicomnode.physics.size import water_equivalent_diameter_mm
-from dicomnode.settings import Dose, DoseReference
+from dicomnode.physics.size import SliceSize, measure_sizes
+from dicomnode.settings import Dose
+
+SIZE_TOLERANCE = 0.1
+"""How far WaterEquivalentDiameter may be from the measured one before that is recorded."""
+
+
+@dataclass(frozen=True)
+class SliceBody:
+    """The patient in one slice: region and water-equivalent diameter, and what they are known from.
+
+    `region_by`: `image`, `tags`, `guess` (by size alone), `phantom` (of CTDIvol) or `default`. `flags`:
+    FOV_TRUNCATED, DIAMETER_OF_NEIGHBOURS, DIAMETER_TAG_DISAGREES.
+    """
+
+    region: Region
+    region_by: str
+    diameter_mm: float
+    flags: tuple[str, ...]
 
 
 def slice_facts(series: CtSeries, dose: DoseReading, reference: DoseReference) -> tuple[SliceFacts, ...]:
     """Facts of every slice for `engines.start_step.match`.
 
-    Size, normal dose, dose by tags, noise measured.
+    Region, size, normal dose, dose by tags, noise measured. Both doses are CTDIvol on the 32 cm phantom that
+    tells the size-specific dose of this slice: their ratio is SSDE / SSDE_ref, whatever the phantoms.
     """
-    pixel_mm = series.pixel_spacing_mm[0]
-    diameters = water_equivalent_diameter_mm(series.hounsfield, pixel_mm)
-    noise = measure_noise_along(series.hounsfield, pixel_mm)
-    to_body = HEAD_TO_BODY_PHANTOM if dose.phantom_cm == 16 else 1.0
+    noise = measure_noise_along(series.hounsfield, series.pixel_spacing_mm[0])
+    iterative = "ITERATIVE_RECONSTRUCTION" in dose.flags
     return tuple(
         SliceFacts(
             thickness_mm=series.slice_thickness_mm,
-            pixel_mm=pixel_mm,
-            diameter_mm=float(diameter),
-            normal_ctdivol_mgy=_normal_mgy(dose, reference, float(diameter)),
-            ctdivol_mgy=None if ctdivol is None else ctdivol * to_body,
+            pixel_mm=series.pixel_spacing_mm[0],
+            diameter_mm=body.diameter_mm,
+            normal_ctdivol_mgy=normal_mgy(reference.row(body.region), body.diameter_mm),
+            ctdivol_mgy=None
+            if ctdivol is None
+            else on_body_phantom(ctdivol, dose.phantom_cm, body.diameter_mm),
             noise_hu=reading.std_hu if reading else None,
             texture=reading.texture if reading else None,
+            iterative=iterative,
+            region=body.region,
+            region_by=body.region_by,
+            flags=body.flags,
         )
-        for diameter, ctdivol, reading in zip(diameters, dose.ctdivol_mgy, noise, strict=True)
+        for body, ctdivol, reading in zip(bodies(series, dose), dose.ctdivol_mgy, noise, strict=True)
     )
 
 
@@ -45,8 +72,86 @@ def match_all(facts: Sequence[SliceFacts], dose: Dose, engine: NeedEngine) -> li
     return [engine.match(one) for one in facts]
 
 
-def _normal_mgy(dose: DoseReading, reference: DoseReference, diameter_mm: float) -> float:
-    """Heads hardly differ in size, and their protocols are reported on the 16 cm phantom; bodies differ."""
-    if dose.phantom_cm == 16:
-        return reference.head_ctdivol_mgy * HEAD_TO_BODY_PHANTOM
-    return normal_ctdivol_mgy(reference.body_ctdivol_mgy, diameter_mm)
+def bodies(series: CtSeries, dose: DoseReading) -> tuple[SliceBody, ...]:
+    """Region and size of every slice: from the image, and from the header what the image leaves open."""
+    pixel_mm = series.pixel_spacing_mm[0]
+    sizes = measure_sizes(series.hounsfield, pixel_mm, series.slice_spacing_mm, series.padding)
+    seen = look_at(series.hounsfield, pixel_mm, [size.diameter_mm for size in sizes])
+    regions, clear = regions_along(seen, series.slice_spacing_mm)
+    stated = [stated_region(header) for header in series.headers]
+    told = [stated_diameter_mm(header) for header in series.headers]
+    return tuple(
+        SliceBody(
+            *_region(seen_region, clear, tag, dose.phantom_cm), size.diameter_mm, _flags(size, diameter)
+        )
+        for seen_region, tag, size, diameter in zip(regions, stated, sizes, told, strict=True)
+    )
+
+
+def _region(
+    seen: Region | None, clear: bool, stated: Region | None, phantom_cm: int | None
+) -> tuple[Region, str]:
+    if seen is not None and clear:
+        return seen, "image"
+    if stated is not None:
+        return stated, "tags"
+    if seen is not None:
+        return seen, "guess"
+    if phantom_cm is not None:
+        return ("head" if phantom_cm == 16 else "abdomen-pelvis"), "phantom"
+    return "abdomen-pelvis", "default"
+
+
+def _flags(size: SliceSize, told_mm: float | None) -> tuple[str, ...]:
+    cut = {
+        "measured": (),
+        "lower-bound": ("FOV_TRUNCATED",),
+        "neighbours": ("FOV_TRUNCATED", "DIAMETER_OF_NEIGHBOURS"),
+    }
+    apart = told_mm is not None and abs(told_mm - size.diameter_mm) > SIZE_TOLERANCE * told_mm
+    return (*cut[size.source], *(("DIAMETER_TAG_DISAGREES",) if apart else ()))
+
+
+# --- doses in one currency -----------------------------------------------------------------------
+
+
+def on_body_phantom(ctdivol_mgy: float, phantom_cm: int | None, diameter_mm: float) -> float:
+    """CTDIvol on the 32 cm phantom that tells the same SSDE for this size as `ctdivol_mgy` on its own.
+
+    16 cm reads about 2.1 times as much (AAPM 204, both tables). An unknown phantom counts as 32 cm.
+    """
+    if phantom_cm != 16:
+        return ctdivol_mgy
+    return ctdivol_mgy * _size_factor(16, diameter_mm) / _size_factor(32, diameter_mm)
+
+
+def normal_mgy(row: RegionReference, diameter_mm: float) -> float:
+    """CTDIvol on the 32 cm phantom of a normal dose for this size: SSDE_ref(Dw) / f32(Dw).
+
+    SSDE_ref(Dw) = CTDIvol_ref f(Dw_ref) exp(k (Dw - Dw_ref)), f for the phantom of the row. A slice without
+    a body counts as one of the reference size; sizes end where the tables of AAPM 204 do.
+    """
+    diameter_mm = _known(diameter_mm or row.diameter_mm)
+    grown = math.exp(row.growth_per_cm * (diameter_mm - row.diameter_mm) / 10.0)
+    ssde_ref = row.ctdivol_mgy * _size_factor(row.phantom_cm, row.diameter_mm) * grown
+    return ssde_ref / _size_factor(32, diameter_mm)
+
+
+def _size_factor(phantom_cm: int, diameter_mm: float) -> float:
+    factor = ssde_mgy(1.0, phantom_cm, _known(diameter_mm))
+    assert factor is not None
+    return factor
+
+
+def _known(diameter_mm: float) -> float:
+    low, high = SSDE_DIAMETER_MM
+    return min(max(diameter_mm, low), high)
+
+
+# --- for people --------------------------------------------------------------------------------------
+
+
+def regions_told(facts: Sequence[SliceFacts]) -> str:
+    """How many slices went by which region and why: `chest by image 29, abdomen-pelvis by image 120`."""
+    counts = Counter(f"{one.region} by {one.region_by}" for one in facts)
+    return ", ".join(f"{what} {count}" for what, count in counts.items())

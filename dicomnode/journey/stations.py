@@ -32,13 +32,13 @@ from dicomnode.dicom.provenance import Identity, Provenance, pipeline_digest
 from dicomnode.dicom.series import CtSeries, read_series
 from dicomnode.engines.enhance import enhance
 from dicomnode.engines.need.engine import NeedEngine
-from dicomnode.engines.start_step import SliceFacts, StartStep
+from dicomnode.engines.start_step import SliceFacts, StartStep, told
 from dicomnode.engines.uncertainty import drawing, spread
 from dicomnode.errors import HeldByQuality, NoSpread, ProjectionSeries
 from dicomnode.journey.dose_reports import DoseReports
 from dicomnode.journey.job import Station
 from dicomnode.journey.manifest import OUTGOING, read_manifest
-from dicomnode.journey.matching import match_all, slice_facts
+from dicomnode.journey.matching import match_all, regions_told, slice_facts
 from dicomnode.journey.order import Order
 from dicomnode.journey.projections import refuse
 from dicomnode.journey.writing import Work, earlier_results, write_objects
@@ -176,17 +176,19 @@ class Stations:
         }
 
     def _measure(self, order: Order, folder: Path) -> Mapping[str, object]:
-        """Size, dose and noise of every slice, as the engine will be told."""
+        """Region, size, dose and noise of every slice, as the engine will be told."""
+        reference = self._settings.dose.reference
+        facts = slice_facts(self._series(order), _dose(folder), reference)
         return {
-            "slices": [
-                asdict(facts)
-                for facts in slice_facts(self._series(order), _dose(folder), self._settings.dose.reference)
-            ]
+            "dose_reference": reference.version,
+            "regions": regions_told(facts),
+            "flags": sorted({flag for one in facts for flag in one.flags}),
+            "slices": [asdict(one) for one in facts],
         }
 
     def _match(self, folder: Path) -> Mapping[str, object]:
         starts = match_all(_facts(folder), self._settings.dose, self._engine)
-        return {"starts": [asdict(start) for start in starts]}
+        return {"told": told(starts), "starts": [asdict(start) for start in starts]}
 
     def _reconstruct(self, order: Order, folder: Path, on_slice: OnSlice) -> Mapping[str, object]:
         """The long one. The pixels are on the disk before the station counts as passed."""
@@ -286,8 +288,8 @@ class Stations:
     def _provenance(self, folder: Path) -> Provenance:
         """The facts for headers and report, from what the stations before left: the same after a crash."""
         made, verdict = _read(folder / "reconstruct.json"), _read(folder / "judge.json")
-        starts, dose = _starts(folder), _dose(folder)
-        diameters_mm = [facts.diameter_mm for facts in _facts(folder) if facts.diameter_mm > 0]
+        starts, dose, facts = _starts(folder), _dose(folder), _facts(folder)
+        diameters_mm = [one.diameter_mm for one in facts if one.diameter_mm > 0]
         diameter_mm = fmean(diameters_mm) if diameters_mm else None
         return Provenance(
             engine=made["engine"],
@@ -311,9 +313,12 @@ class Stations:
             verdict=verdict["verdict"],
             verdict_reasons=(
                 *verdict["reasons"],
-                *sorted({told for start in starts for told in start.outside}),
+                *sorted({sentence for start in starts for sentence in start.outside}),
             ),
+            dose_decision=told(starts),
             dose_reference=self._settings.dose.reference.version,
+            regions=regions_told(facts),
+            size_flags=tuple(sorted({flag for one in facts for flag in one.flags})),
             processed_at=datetime.fromisoformat(made["processed_at"]),
         )
 
@@ -349,7 +354,8 @@ def _scans(folder: Path) -> tuple[Scan, ...]:
 
 
 def _facts(folder: Path) -> list[SliceFacts]:
-    return [SliceFacts(**values) for values in _read(folder / "measure.json")["slices"]]
+    told = _read(folder / "measure.json")["slices"]
+    return [SliceFacts(**{**values, "flags": tuple(values["flags"])}) for values in told]
 
 
 def _starts(folder: Path) -> list[StartStep]:

@@ -18,6 +18,7 @@ from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
 from dicomnode.dicom.dose import read_dose
 from dicomnode.dicom.series import CtSeries, read_series
+from dicomnode.dose_reference import DoseReference
 from dicomnode.engines.catalog import SHIPPED, load_engine
 from dicomnode.engines.enhance import enhance
 from dicomnode.engines.need.engine import NeedEngine
@@ -26,7 +27,6 @@ from dicomnode.errors import SeriesRefused, TrainingError
 from dicomnode.journey.matching import slice_facts
 from dicomnode.physics.noise import measure_noise
 from dicomnode.quality import COMPARED_HU, bias_by_tissue, rmse_hu
-from dicomnode.settings import DoseReference
 
 METHODS = ("input", "enhanced", "nlm", "tv")
 FIGURES = ("psnr_db", "ssim", "rmse_hu", "bias_hu", "noise_hu")

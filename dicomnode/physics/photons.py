@@ -39,10 +39,6 @@ CALIBRATION_THICKNESS_MM = 1.0
 from CTDIvol and from the image noise agree in the median on Siemens full-dose FBP scans of two patients
 (100 and 120 kV, 3 mm). One number for all scanners: it is good to about a factor of 1.5."""
 
-REFERENCE_DIAMETER_MM = 270.0
-MODULATION_PER_MM = 0.0085
-"""Exposure control raises the output of a normal scan by 7 to 10 % per centimetre of patient."""
-
 WATER_EXPONENT_PER_MM = 0.0187
 NOISE_WHITE, NOISE_SLOPE, NOISE_LEAST = 1090.0, 1115.0, 80.0
 """Noise law of the virtual scanner, HU mm^1.5: K = white - slope x texture, fitted by simulating water discs
@@ -74,11 +70,3 @@ def predicted_noise_hu(photons: float, diameter_mm: float, pixel_mm: float, text
 def photons_from_noise(std_hu: float, diameter_mm: float, pixel_mm: float, texture: float) -> float:
     """Quanta per reference ray of a slice from the noise it shows: `predicted_noise_hu` solved for them."""
     return (predicted_noise_hu(1.0, diameter_mm, pixel_mm, texture) / std_hu) ** 2
-
-
-def normal_ctdivol_mgy(reference_mgy: float, diameter_mm: float) -> float:
-    """CTDIvol of a normal-dose body scan of this size, of the one at the reference diameter.
-
-    Both refer to the 32 cm phantom.
-    """
-    return reference_mgy * math.exp(MODULATION_PER_MM * (diameter_mm - REFERENCE_DIAMETER_MM))

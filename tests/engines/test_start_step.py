@@ -1,11 +1,12 @@
 """Dose to step: the published schedule and table, and who is believed when tags and image disagree."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from dicomnode.engines.start_step import PhotonSchedule, SliceFacts, match
+from dicomnode.engines.start_step import PhotonSchedule, SliceFacts, match, told
 from dicomnode.errors import DoseUnknown
 from dicomnode.physics.photons import photons_from_dose, predicted_noise_hu
 
@@ -81,3 +82,59 @@ def test_nothing_known_is_refused() -> None:
 
 def test_more_than_normal_dose_is_normal_dose() -> None:
     assert match(facts(3.0, 3.0), SCHEDULE).fraction == 1.0
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict", "decided_by"),
+    [
+        (1.0, "agree", "both"),
+        (1.49, "agree", "both"),
+        (1 / 1.49, "agree", "both"),
+        (1.51, "warn", "both"),
+        (1 / 1.51, "warn", "both"),
+        (2.49, "warn", "both"),
+        (1 / 2.49, "warn", "both"),
+        (2.51, "noisier", "noise"),
+        (1 / 2.51, "cleaner", "noise"),
+    ],
+)
+def test_the_gate_at_its_borders(factor: float, verdict: str, decided_by: str) -> None:
+    """`factor`: dose by tags over dose by noise."""
+    start = match(facts(0.2 * factor, 0.2), SCHEDULE)
+    assert (start.verdict, start.decided_by) == (verdict, decided_by)
+    expected = 0.2 * math.sqrt(factor) if decided_by == "both" else 0.2
+    assert start.fraction == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("noise", [0.4, 0.6, 1.0])
+def test_a_cleaner_image_never_gets_the_strength_of_its_tags(noise: float) -> None:
+    by_tags, start = match(facts(0.1, None), SCHEDULE), match(facts(0.1, noise), SCHEDULE)
+    assert start.step < by_tags.step
+    assert start.step == match(facts(None, noise), SCHEDULE).step
+
+
+@pytest.mark.parametrize("cleaner", [1.01, 1.3, 2.0, 4.0])
+def test_iterative_and_cleaner_goes_by_the_noise_that_is_left(cleaner: float) -> None:
+    start = match(replace(facts(0.2, 0.2 * cleaner), iterative=True), SCHEDULE)
+    assert (start.verdict, start.decided_by) == ("iterative", "noise")
+    assert start.fraction == pytest.approx(0.2 * cleaner, rel=1e-6)
+
+
+@pytest.mark.parametrize("noisier", [1.3, 2.0, 4.0])
+def test_iterative_and_noisier_is_judged_as_any_other(noisier: float) -> None:
+    plain = facts(0.2 * noisier, 0.2)
+    assert match(replace(plain, iterative=True), SCHEDULE) == match(plain, SCHEDULE)
+
+
+def test_iterative_without_noise_has_its_tags() -> None:
+    assert match(replace(facts(0.25, None), iterative=True), SCHEDULE).verdict == "tags alone"
+
+
+def test_who_won_is_told_in_words() -> None:
+    starts = [match(facts(1.0, 0.25), SCHEDULE)] * 3 + [match(facts(0.25, 0.25), SCHEDULE)]
+    sentence = told(starts)
+    assert sentence.startswith("noise won in 3 of 4 slices")
+    assert "factor 4" in sentence
+    for one in (facts(0.3, 0.6), facts(0.1, 1.0), facts(None, 0.5), facts(0.5, None), facts(0.5, 0.5)):
+        assert "1 of 1 slices" in told([match(one, SCHEDULE)])
+    assert "factor 10" in told([match(facts(0.1, 1.0), SCHEDULE)])

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from dicomnode.physics.geometry import ParallelBeam
 from dicomnode.physics.noise import measure_noise, measure_noise_along
 from dicomnode.physics.photons import (
-    normal_ctdivol_mgy,
     photons_from_dose,
     photons_from_noise,
     photons_per_bin,
@@ -98,8 +97,6 @@ def test_equal_fluence_on_any_grid() -> None:
 
 def test_dose_and_thickness_both_count() -> None:
     assert photons_from_dose(8.0, 2.0) == pytest.approx(photons_from_dose(16.0, 1.0))
-    assert normal_ctdivol_mgy(12.0, 270.0) == pytest.approx(12.0)
-    assert 1.07 < normal_ctdivol_mgy(12.0, 280.0) / 12.0 < 1.10  # 7 to 10 % a centimetre
 
 
 @pytest.mark.parametrize("value_hu", [0.0, -500.0, 200.0])
