@@ -229,7 +229,7 @@ def _line(job: "Job") -> str:
     if job.total:
         where += f" {job.part or ''} {job.done}/{job.total}"
     peers = ", ".join(f"{peer.name} {peer.state} {peer.sent}/{peer.total}" for peer in job.destinations)
-    told = " ".join(part for part in (job.rule, job.reason) if part)
+    told = " ".join(part for part in (job.rule, job.reason, job.dose_remark) if part)
     return f"{job.job_id}  {job.status:<11} {where:<28} {job.instances:>4} images  {peers}  {told}".rstrip()
 
 

@@ -75,8 +75,8 @@ class Node:
             )
             self._journey = Journey(self._settings, self._spool, model, self._observe)
             self._desk = _Desk(self._settings, self._spool, self._journey)
+            self._desk.sweep(time.monotonic())  # first: the journey wants to know the dose reports
             self._journey.start()
-            self._desk.sweep(time.monotonic())
             self._thread.start()
             self._receiver.start()
         except BaseException:
@@ -201,7 +201,7 @@ class _Desk:
         self._again: list[tuple[float, Completion]] = []
 
     def sweep(self, now: float) -> None:
-        """Find the images that no job has: their series was not complete when the node stopped."""
+        """Find dose reports, and the images that no job has: their series was not complete at the stop."""
         for folder in self._spool.series():
             latest = self.journey.book.latest(folder.name)
             taken = set(latest.files) if latest else set()
@@ -218,6 +218,8 @@ class _Desk:
         series_uid = received.series_instance_uid
         if received.sop_class_uid in protocol.DOSE_REPORT_CLASSES:
             log.info("a dose report was stored (series %s)", protocol.short(series_uid))
+            study_uid = received.study_instance_uid
+            self.journey.report_came(study_uid, received.sop_instance_uid, received.path)
             return
         if series_uid not in self._watched:
             if not received.new and self._taken(series_uid, received.path.name):
@@ -262,7 +264,7 @@ class _Desk:
         return latest is not None and name in latest.files
 
     def _read(self, paths: Iterable[Path], at_seconds: float) -> Iterator[tuple[str, Arrival]]:
-        """(series UID, arrival) of each image; not of dose reports, nor of what cannot be read any more."""
+        """(series UID, arrival) of each image, not of what cannot be read; dose reports are noted."""
         for path in paths:
             try:
                 content = path.read_bytes()
@@ -271,7 +273,9 @@ class _Desk:
             except (OSError, NetworkError, InstanceRefused) as error:
                 log.error("an image in the spool cannot be read (%s)", type(error).__name__)
                 continue
-            if meta.sop_class_uid not in protocol.DOSE_REPORT_CLASSES:
+            if meta.sop_class_uid in protocol.DOSE_REPORT_CLASSES:
+                self.journey.reports.add(header.study_instance_uid, header.sop_instance_uid, path)
+            else:
                 number, position_mm = header.instance_number, header.position_mm
                 arrival = Arrival(header.sop_instance_uid, number, position_mm, at_seconds)
                 yield header.series_instance_uid, arrival

@@ -24,6 +24,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -46,6 +47,17 @@ def key(uid: str) -> str:
     if not is_uid(uid):
         raise SpoolError("not a valid UID (PS3.5 section 9.1); nothing is filed under it")
     return hashlib.sha256(uid.encode("ascii")).hexdigest()[:32]
+
+
+@contextmanager
+def no_space_told(root: Path) -> Iterator[None]:
+    """A full disk as DiskFull, wherever in the work on a spool it shows."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"{root}: no space left on the device; free some space") from error
+        raise
 
 
 class Spool:

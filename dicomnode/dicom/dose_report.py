@@ -29,7 +29,7 @@ MOST_ITEMS: Final = 200_000
 DEEPEST_ITEM: Final = 32
 
 CT_ACQUISITION: Final = ("113819", "130501")
-"""CT Acquisition; Irradiation Event Summary Data, which is in its place in the Enhanced report (TID 10042)."""
+"""CT Acquisition; Irradiation Event Summary Data, in its place in the Enhanced report (TID 10042)."""
 X_RAY_SOURCE: Final = "113831"
 PROTOCOL: Final = "125203"
 ACQUISITION_TYPE: Final = "113820"

@@ -47,8 +47,8 @@ class Durable:
 
     # --- life -----------------------------------------------------------------------------
 
-    def open(self, series: Callable[[str], None], deliver: Callable[[str, str, int], None]) -> None:
-        """Open the database and begin to work: `series(job)` and `deliver(job, destination, attempt)`.
+    def open(self, series: Callable[[str, int], None], deliver: Callable[[str, str, int], None]) -> None:
+        """Open the database and begin to work: `series(job, run)` and `deliver(job, destination, attempt)`.
 
         What was running when the process ended is taken up from its last finished step. Raises JobError.
         """
@@ -91,11 +91,11 @@ class Durable:
             notification_listener_polling_interval_sec=_POLL_SECONDS,
         )
 
-    def _register(self, series: Callable[[str], None], deliver: Callable[[str, str, int], None]) -> None:
+    def _register(self, series: Callable[[str, int], None], deliver: Callable[[str, str, int], None]) -> None:
         """DBOS marks what it registers, and a bound method cannot be marked: hence two plain functions."""
 
         def travel(job_id: str, run: int) -> None:
-            series(job_id)
+            series(job_id, run)
 
         def bring(job_id: str, name: str, attempt: int) -> None:
             deliver(job_id, name, attempt)

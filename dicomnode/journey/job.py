@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from dicomnode.errors import JobError, SpoolError
-from dicomnode.journey.order import Order, encode_record, known, read_order, read_record
+from dicomnode.journey.order import Order, encode_record, known, read_order, read_record, study_of
 from dicomnode.spool import Spool
 
 Status = Literal[
@@ -63,7 +63,11 @@ class DestinationState:
 
 @dataclass(frozen=True)
 class Job:
-    """Where a job stands. `done` of `total` slices at `part` of the present station; 0 of 0: not counted."""
+    """Where a job stands. `done` of `total` slices at `part` of the present station; 0 of 0: not counted.
+
+    `dose_reports` are the SOP Instance UIDs of the dose reports that were looked at for it; `dose_remark`
+    says what one that came too late contradicts.
+    """
 
     job_id: str
     status: Status = "queued"
@@ -82,6 +86,8 @@ class Job:
     starts: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     destinations: tuple[DestinationState, ...] = ()
+    dose_reports: tuple[str, ...] = ()
+    dose_remark: str | None = None
     queued_at: str | None = None
     updated_at: str | None = None
     finished_at: str | None = None
@@ -151,11 +157,12 @@ def passed(job: Job, station: Station, found: Mapping[str, Any]) -> Job:
         seconds={**job.seconds, station: found["seconds"]},
         verdict=found.get("verdict", job.verdict),
         derived_series_uid=found.get("derived_series_uid", job.derived_series_uid),
+        dose_reports=tuple(found.get("reports_considered", job.dose_reports)),
     )
 
 
 def fresh_run(job: Job) -> Job:
-    """A job that starts again: an operator asked for it."""
+    """A job that starts again: an operator asked for it, or its dose has become known."""
     return replace(
         job,
         status="queued",
@@ -226,6 +233,7 @@ class JobBook:
         self._live: dict[str, Job] = {}
         self._saved_at: dict[str, float] = {}
         self._of_series: dict[str, dict[str, int]] = {}
+        self._study_of: dict[str, str] = {}
         for order in self.orders():
             self._index(order)
 
@@ -285,8 +293,22 @@ class JobBook:
         """Return what a job is about."""
         return read_order(self._spool.work / job_id)
 
+    def study(self, job_id: str) -> str:
+        """The Study Instance UID of a job's images; empty where it is not known."""
+        with self._guard:
+            return self._study_of.get(job_id, "")
+
+    def of_study(self, study_uid: str) -> list[str]:
+        """The ids of the jobs of a study."""
+        with self._guard:
+            return sorted(job_id for job_id, study in self._study_of.items() if study == study_uid)
+
     def _index(self, order: Order) -> None:
         self._of_series.setdefault(order.series_key, {})[order.job_id] = order.generation
+        if order.job_id not in self._study_of:
+            # Orders of earlier versions do not name their study.
+            folder = self._spool.incoming / order.series_key
+            self._study_of[order.job_id] = order.study_uid or study_of(folder, order.files)
 
     # --- where they stand -----------------------------------------------------------------
 
@@ -354,6 +376,7 @@ def _read_job(path: Path) -> Job:
     try:
         told = values.pop("destinations")
         states = tuple(DestinationState(**known(state, DestinationState)) for state in told)
-        return Job(**known(values, Job), destinations=states)
+        reports = tuple(values.pop("dose_reports", ()))
+        return Job(**known(values, Job), destinations=states, dose_reports=reports)
     except (AttributeError, KeyError, TypeError) as error:
         raise SpoolError(f"{path}: is not the record of a job ({error}); move it out of the spool") from error

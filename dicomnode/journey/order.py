@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dicomnode.errors import JobError, SpoolError
+from dicomnode.errors import DicomnodeError, JobError, SpoolError
 from dicomnode.network import part10
 from dicomnode.network.completeness import Completion
+from dicomnode.network.filing import read_file_header
 from dicomnode.spool import Spool, key
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ class Order:
     """The order of one job. `files` are names in the series folder; later ones are for a later generation.
 
     `pipeline_digest`: model, weights, configuration and software, as in `dicom.provenance.pipeline_digest`.
+    `study_uid` joins dose reports to the series; empty where no image could be read.
     """
 
     job_id: str
@@ -33,6 +35,7 @@ class Order:
     completed_because: str
     confidence: str
     ordered_at: str
+    study_uid: str = ""
 
 
 def new_order(
@@ -61,6 +64,7 @@ def new_order(
         completed_because=completion.reason,
         confidence=completion.confidence,
         ordered_at=ordered_at,
+        study_uid=study_of(folder, files),
     )
     return with_pipeline(order, pipeline_digest)
 
@@ -70,6 +74,16 @@ def with_pipeline(order: Order, pipeline_digest: str) -> Order:
     named = f"{order.series_uid}|{order.content_digest}|{pipeline_digest}"
     job_id = f"{order.series_key[:12]}-{hashlib.sha256(named.encode()).hexdigest()[:16]}"
     return replace(order, job_id=job_id, pipeline_digest=pipeline_digest)
+
+
+def study_of(folder: Path, files: Sequence[str]) -> str:
+    """The Study Instance UID of the first image that can be read, or empty."""
+    for name in files:
+        try:
+            return read_file_header(folder / name).study_instance_uid
+        except (DicomnodeError, OSError, ValueError):
+            continue
+    return ""
 
 
 def _content_digest(folder: Path, files: Sequence[str]) -> str:

@@ -4,7 +4,8 @@
 
 Each station reads what the ones before it left under work/<job id>/, does one thing, and leaves
 `<station>.json` there as its last act: a station whose file is there has been passed.
-What a station writes depends on nothing but the images, the model and the configuration.
+What a station writes depends on nothing but the images, the model, the configuration, and the dose reports
+of the study that had come when the dose was read: `dose.json` names them.
 """
 
 import hashlib
@@ -28,6 +29,7 @@ from pydicom import dcmread
 
 from dicomnode.dicom.derived import derived_series_uid, write_derived
 from dicomnode.dicom.dose import DoseReading, read_dose, ssde_mgy
+from dicomnode.dicom.dose_joining import Scan, scans_of
 from dicomnode.dicom.provenance import Identity, Provenance, pipeline_digest
 from dicomnode.dicom.report import write_report
 from dicomnode.dicom.series import CtSeries, read_series
@@ -36,6 +38,7 @@ from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.start_step import SliceFacts, StartStep
 from dicomnode.errors import DoseUnknown, HeldByQuality
 from dicomnode.journey.delivery import MANIFEST, OUTGOING, File, Manifest
+from dicomnode.journey.dose_reports import DoseReports
 from dicomnode.journey.job import Station
 from dicomnode.journey.matching import slice_facts
 from dicomnode.journey.order import Order
@@ -63,8 +66,9 @@ ImageType2 = Literal["PRIMARY", "SECONDARY"]
 class Stations:
     """The stations of one node. Not for several threads: it holds the series it is working on."""
 
-    def __init__(self, settings: Settings, spool: Spool, engine: NeedEngine) -> None:
+    def __init__(self, settings: Settings, spool: Spool, engine: NeedEngine, reports: DoseReports) -> None:
         self._settings = settings
+        self._reports = reports
         self._spool = spool
         self._engine = engine
         self._held: tuple[str, CtSeries] | None = None
@@ -89,7 +93,7 @@ class Stations:
         if station == "assemble":
             return self._assemble(order)
         if station == "dose":
-            return asdict(read_dose(self._series(order).headers))
+            return self._read_dose(order)
         if station == "measure":
             return self._measure(order, folder)
         if station == "match":
@@ -108,6 +112,20 @@ class Stations:
     def discard(self, job_id: str) -> None:
         """Remove the pixels of a job whose result nobody will get."""
         (self._spool.work_folder(job_id) / _ENHANCED).unlink(missing_ok=True)
+
+    def dose_found(self, job_id: str) -> tuple[DoseReading, tuple[Scan, ...]] | None:
+        """What the station `dose` read, and what joins the series to irradiation events; None before it."""
+        folder = self._spool.work_folder(job_id)
+        if not (folder / "dose.json").exists():
+            return None
+        return _dose(folder), _scans(folder)
+
+    def forget_dose(self, job_id: str) -> None:
+        """Take back the station `dose` and what rests on it, the last first: its dose will be read again."""
+        folder = self._spool.work_folder(job_id)
+        for station in reversed(STATIONS[STATIONS.index("dose") :]):
+            (folder / f"{station}.json").unlink(missing_ok=True)
+        _force_to_disk(folder, deep=False)
 
     def forget(self) -> None:
         """Let go of the pixels in memory."""
@@ -134,6 +152,16 @@ class Stations:
             "content_digest": series.content_digest,
         }
 
+    def _read_dose(self, order: Order) -> Mapping[str, object]:
+        """By the images and the dose reports of their study, and which reports those were."""
+        series = self._series(order)
+        events, considered = self._reports.events(series.study_instance_uid)
+        return {
+            **asdict(read_dose(series.headers, events)),
+            "reports_considered": sorted(considered),
+            "scans": [asdict(scan) for scan in scans_of(series.headers)],
+        }
+
     def _measure(self, order: Order, folder: Path) -> Mapping[str, object]:
         """Size, dose and noise of every slice, as the engine will be told."""
         return {
@@ -147,7 +175,9 @@ class Stations:
         """A start step a slice; DoseUnknown where a slice tells neither dose nor noise."""
         facts = _facts(folder)
         if self._settings.dose.without_dose == "refuse" and any(one.ctdivol_mgy is None for one in facts):
-            raise DoseUnknown("the headers tell no usable dose, and dose.without_dose is 'refuse'")
+            raise DoseUnknown(
+                "neither the headers nor a dose report tell a usable dose, and dose.without_dose is 'refuse'"
+            )
         return {"starts": [asdict(self._engine.match(one)) for one in facts]}
 
     def _reconstruct(self, order: Order, folder: Path, on_slice: OnSlice) -> Mapping[str, object]:
@@ -240,7 +270,7 @@ class Stations:
             model_id=made["model_id"],
             model_version=made["model_version"],
             weights_digest=made["weights_digest"],
-            configuration_digest=_of_kind(made["configuration_digest"], image_type2),
+            configuration_digest=_of_kind(made["configuration_digest"], image_type2, dose.report_uids),
             dose=dose,
             photons=median_low([start.photons for start in starts]),
             dose_fraction=median_low([start.fraction for start in starts]),
@@ -282,6 +312,15 @@ def _dose(folder: Path) -> DoseReading:
         phantom_cm=values["phantom_cm"],
         source=values["source"],
         flags=tuple(values["flags"]),
+        report_uids=tuple(values.get("report_uids", ())),
+    )
+
+
+def _scans(folder: Path) -> tuple[Scan, ...]:
+    told = _read(folder / "dose.json").get("scans", ())
+    return tuple(
+        Scan(**{**one, "slices": tuple(one["slices"]), "event_uids": tuple(one["event_uids"])})
+        for one in told
     )
 
 
@@ -313,11 +352,10 @@ def _configuration_digest(settings: Settings) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def _of_kind(configuration_digest: str, image_type2: ImageType2) -> str:
-    """Images that differ in Image Type are different objects and need different UIDs."""
-    if image_type2 == "PRIMARY":
-        return configuration_digest
-    return hashlib.sha256(f"{configuration_digest}|{image_type2}".encode()).hexdigest()
+def _of_kind(configuration_digest: str, image_type2: ImageType2, report_uids: tuple[str, ...]) -> str:
+    """Images that differ in Image Type, or in the dose reports joined to them, need different UIDs."""
+    told = [configuration_digest, *([] if image_type2 == "PRIMARY" else [image_type2]), *report_uids]
+    return configuration_digest if len(told) == 1 else hashlib.sha256("|".join(told).encode()).hexdigest()
 
 
 def _device_uid(settings: Settings) -> str:

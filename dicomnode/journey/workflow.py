@@ -4,13 +4,11 @@ A job ends in one of the states of `job.Status`, each with its reason on record;
 itself, across stops, crashes, full disks and peers that are down. `durable` keeps the queues.
 """
 
-import errno
 import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +24,7 @@ from dicomnode.errors import (
     SpoolError,
 )
 from dicomnode.journey.delivery import Delivery
+from dicomnode.journey.dose_reports import DoseReports, LateReports
 from dicomnode.journey.durable import Active, Durable
 from dicomnode.journey.job import (
     ARRIVED,
@@ -46,7 +45,7 @@ from dicomnode.journey.order import Order, new_order, with_pipeline
 from dicomnode.journey.stations import STATIONS, Stations
 from dicomnode.network.completeness import Completion
 from dicomnode.settings import Destination, Settings
-from dicomnode.spool import Spool, key
+from dicomnode.spool import Spool, key, no_space_told
 
 MOST_STARTS: Final = 3
 """A station that was begun this often, and neither ended nor was stopped in good order, kills the process."""
@@ -76,8 +75,10 @@ class Journey:
     ) -> None:
         self._settings = settings
         self._spool = spool
-        self._stations = Stations(settings, spool, engine)
+        self.reports = DoseReports()
+        self._stations = Stations(settings, spool, engine, self.reports)
         self.book = JobBook(spool, observe)
+        self._late = LateReports(self.reports, self.book, self._stations)
         self._durable = Durable(settings)
         self._stopping = threading.Event()
         self._busy = 0
@@ -109,8 +110,8 @@ class Journey:
         """Keep the database small: to be called now and then."""
         self._durable.prune(self.book.clock() - timedelta(days=_KEEP_ENDED_DAYS))
 
-    def _series(self, job_id: str) -> None:
-        self._guarded((job_id,), lambda: self._travel(job_id), lambda reason: self._fail(job_id, reason))
+    def _series(self, job_id: str, run: int) -> None:
+        self._guarded((job_id,), lambda: self._travel(job_id, run), lambda reason: self._fail(job_id, reason))
 
     def _deliver(self, job_id: str, name: str, attempt: int) -> None:
         self._guarded(
@@ -134,6 +135,22 @@ class Journey:
             "job %s: %d images, series %s (%s)", job.job_id, job.instances, job.shown_series, order.confidence
         )
         return job
+
+    def report_came(self, study_uid: str, sop_instance_uid: str, path: Path) -> None:
+        """Note a dose report that is safe on the disk; the series it may be about are looked at again."""
+        self.reports.add(study_uid, sop_instance_uid, path)
+        for job_id in self.book.of_study(study_uid):
+            self._weigh_reports(job_id)
+
+    def _weigh_reports(self, job_id: str) -> None:
+        """Start a series again whose dose a report has made known since; idempotent."""
+        try:
+            job = self._late.weigh(job_id)
+            if job is not None:
+                self._durable.queue_series(job_id, job.run)
+        except (DicomnodeError, OSError) as error:
+            log.error("job %s: a dose report cannot be looked at yet (%s)", job_id, error)
+            self._leave((job_id,))
 
     def retry(self, job_id: str) -> Job:
         """Start a job again that has ended without its result at every destination. Raises JobError."""
@@ -181,6 +198,7 @@ class Journey:
         except DicomnodeError as error:
             log.error("job %s: cannot be taken up yet (%s)", job.job_id, error)
             self._leave((job.job_id,))
+        self._weigh_reports(job.job_id)
 
     def take_up_left(self) -> None:
         """Queue again what broke off and could not be recorded as ended: to be called now and then."""
@@ -210,11 +228,11 @@ class Journey:
 
     # --- the journey of a series ------------------------------------------------------------
 
-    def _travel(self, job_id: str) -> None:
+    def _travel(self, job_id: str, run: int) -> None:
         """The whole life of a series. What a step returned before a crash is not done again."""
         try:
             for station in STATIONS:
-                ending = self._durable.step(station, self._visit, job_id, station)
+                ending = self._durable.step(station, self._visit, job_id, station, run)
                 if ending is not None:
                     self._after(job_id, ending)
                     return
@@ -222,28 +240,32 @@ class Journey:
             self._stations.forget()
         for name, attempt in self._durable.step("deliver", self._open_deliveries, job_id):
             self._durable.queue_delivery(job_id, str(name), int(attempt))
+        self._weigh_reports(job_id)
 
     def _after(self, job_id: str, ending: Ending) -> None:
         if "pause_seconds" in ending:
             self._durable.queue_series(job_id, int(ending["run"]), float(ending["pause_seconds"]))
         if "continued_as" in ending:
             self._durable.queue_series(str(ending["continued_as"]), int(ending["run"]))
+        self._weigh_reports(job_id)
 
-    def _visit(self, job_id: str, station: Station) -> Ending | None:
+    def _visit(self, job_id: str, station: Station, run: int) -> Ending | None:
         """Stop at one station; None when the journey goes on. Whatever cannot be written, the job waits."""
         try:
-            with _no_space_told(self._spool.root):
-                return self._stop_at(job_id, station)
+            with no_space_told(self._spool.root):
+                return self._stop_at(job_id, station, run)
         except DicomnodeError as error:
             if error.retry:
                 return self._pause(job_id, error)
             return self._end(job_id, "failed", str(error))
 
-    def _stop_at(self, job_id: str, station: Station) -> Ending | None:
+    def _stop_at(self, job_id: str, station: Station, run: int) -> Ending | None:
         """Do what there is to do at a station. Raises DicomnodeError other than a refusal of the series."""
         order, job = self.book.order(job_id), self.book.job(job_id)
         if job.final:
             return {"status": job.status}
+        if job.run > run:  # this one was taken up by the database after a crash; the newer one must not wait
+            return {"status": job.status, "continued_as": job_id, "run": job.run}
         if self.book.superseded(order):
             return self._end(job_id, "superseded", _MORE_CAME)
         if not self._stations.can_continue(order):
@@ -351,7 +373,7 @@ class Journey:
     def _attempt(self, job_id: str, name: str, attempt: int) -> float | None:
         """Try once; return the pause before the next attempt, or None when there is none."""
         try:
-            with _no_space_told(self._spool.root):
+            with no_space_told(self._spool.root):
                 return self._attempt_once(job_id, name, attempt)
         except DiskFull as error:
             log.warning("job %s: %s waits %.0f s (%s)", job_id, name, _FIRST_PAUSE_SECONDS, error)
@@ -421,14 +443,3 @@ class Journey:
         except (DicomnodeError, OSError) as trouble:
             log.error("job %s: its end cannot be recorded (%s); it is taken up again", what[0], trouble)
             self._leave(what)
-
-
-@contextmanager
-def _no_space_told(root: Path) -> Iterator[None]:
-    """A full disk as DiskFull, wherever in the work it shows."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"{root}: no space left on the device; free some space") from error
-        raise

@@ -27,7 +27,7 @@ class Fuse:
     """Kills the process when a job reaches a moment.
 
     `queued`; `begin:STATION`, `amid:STATION`, `end:STATION`; `sending` (the result is written), `attempt`
-    (about to be sent), `delivered` (everything is answered).
+    (about to be sent), `delivered` (everything is answered); `refused`, `again` (queued once more).
     """
 
     def __init__(self, when: str) -> None:
@@ -39,8 +39,10 @@ class Fuse:
 
     def reached(self, job: Job) -> set[str]:
         """The moments that this record stands for."""
+        if job.status == "refused":
+            return {"refused"}
         if job.station is None:
-            return {job.status}
+            return {job.status, "again"} if job.run > 1 else {job.status}
         if job.station == "deliver":
             states = {peer.state for peer in job.destinations}
             told = {"sending"} if states == {"waiting"} and job.destinations[0].attempts == 0 else set()
