@@ -159,6 +159,17 @@ def test_events_are_found_at_any_depth_and_in_both_classes(tmp_path: Path, optio
     assert odd == plain
 
 
+def test_an_event_inside_another_is_an_event_of_its_own() -> None:
+    report = dose_report_data(STUDY, [replace(FULL, event_uid=None, ctdivol_mgy=None), SCOUT])
+    outer, inner = report.ContentSequence[4:6]
+    outer.ContentSequence.append(inner)
+    del report.ContentSequence[5]
+    thorax, scout = parse_dose_report(report).events
+    assert (thorax.event_uids, thorax.localizer, thorax.protocol) == ((), False, "Thorax")
+    assert (scout.event_uids, scout.localizer, scout.ctdivol_mgy) == ((TOPOGRAM,), True, 0.1)
+    assert thorax.ctdivol_mgy == pytest.approx(8.0), "from its DLP, not from the event inside it"
+
+
 @pytest.mark.parametrize(
     ("written", "unit", "read", "flags"),
     [
