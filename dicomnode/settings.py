@@ -175,6 +175,15 @@ class Destination(Section):
     retry: Retry = Field(default_factory=Retry)
 
 
+class Source(Section):
+    """An archive that may be asked for dose reports and for the size of a series (C-FIND, C-GET)."""
+
+    name: Name
+    ae_title: AeTitle
+    host: HostName
+    port: Port = 104
+
+
 class EngineSettings(Section):
     """Which model enhances, and on what."""
 

@@ -1,0 +1,157 @@
+"""Asking a real archive (dcmtk's dcmqrscp) for dose reports and the size of a series."""
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset, dcmread
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
+
+from dicomnode.errors import DiskFull, PeerBusy, PeerRefused, PeerUnreachable
+from dicomnode.network.filing import Filing, Request
+from dicomnode.network.query import fetch_dose_reports, series_related_instances
+from dicomnode.network.requestor import Patience
+from dicomnode.network.send import echo, send_files
+from dicomnode.settings import Destination, Source
+from dicomnode.spool import Spool
+from tests.makers import make_series
+from tests.network.conftest import free_port
+from tests.report_makers import Irradiation, make_dose_report
+
+PATIENCE = Patience(5.0, 10.0, 20.0)
+CONFIGURATION = """\
+NetworkTCPPort = {port}
+MaxPDUSize = 16384
+MaxAssociations = 16
+HostTable BEGIN
+node = (NODE, localhost, 11112)
+HostTable END
+VendorTable BEGIN
+VendorTable END
+AETable BEGIN
+ARCHIVE {folder} RW (200, 1024mb) ANY
+AETable END
+"""
+
+
+@pytest.fixture
+def archive(tmp_path: Path, program: Callable[[str], str]) -> Iterator[Source]:
+    """An empty dcmqrscp."""
+    folder, port = tmp_path / "archive", free_port()
+    folder.mkdir()
+    configuration = tmp_path / "dcmqrscp.cfg"
+    configuration.write_text(CONFIGURATION.format(port=port, folder=folder))
+    command = [program("dcmqrscp"), "-c", str(configuration)]
+    with (tmp_path / "dcmqrscp.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={"TCP_NODELAY": "1"})
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                echo(destination(port), "NODE")
+                break
+            except PeerUnreachable:
+                assert time.monotonic() < deadline, (tmp_path / "dcmqrscp.log").read_text()
+                time.sleep(0.05)
+        yield Source(name="archive", ae_title="ARCHIVE", host="127.0.0.1", port=port)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def destination(port: int) -> Destination:
+    return Destination(name="archive", ae_title="ARCHIVE", host="127.0.0.1", port=port)
+
+
+def filled(archive: Source, paths: list[Path]) -> None:
+    delivery = send_files(paths, destination(archive.port), "NODE", 1)
+    assert len(delivery.sent) == len(paths)
+
+
+def test_the_dose_reports_of_a_study_are_brought_and_filed_as_they_are(
+    archive: Source, tmp_path: Path
+) -> None:
+    images = make_series(tmp_path / "images", slices=3)
+    study = str(dcmread(images[0]).StudyInstanceUID)
+    reports = [
+        make_dose_report(tmp_path / f"{number}.dcm", study, [Irradiation("1.2.3", float(number))])
+        for number in (1, 2)
+    ]
+    elsewhere = make_dose_report(tmp_path / "other.dcm", "1.2.3.4", [Irradiation("1.2.4")])
+    filled(archive, [*images, *reports, elsewhere])
+
+    spool = Spool(tmp_path / "spool", reserve_bytes=0)
+    filing = Filing(spool)
+    assert fetch_dose_reports(archive, "NODE", study, filing.file, PATIENCE) == 2
+    held = {dcmread(path).SOPInstanceUID: dcmread(path) for path in spool.incoming.rglob("*.dcm")}
+    assert held == {dcmread(path).SOPInstanceUID: dcmread(path) for path in reports}
+
+    again: list[bool] = []
+    assert fetch_dose_reports(
+        archive, "NODE", study, lambda request: again.append(filing.file(request).new), PATIENCE
+    )
+    assert again == [False, False], "the same bytes once more"
+    assert fetch_dose_reports(archive, "NODE", "1.2.99", filing.file, PATIENCE) == 0
+
+
+def test_what_cannot_be_kept_is_not_counted_and_the_archive_is_told(archive: Source, tmp_path: Path) -> None:
+    report = make_dose_report(tmp_path / "1.dcm", "1.2.5", [Irradiation("1.2.3")])
+    filled(archive, [report])
+
+    def full(request: Request) -> None:
+        raise DiskFull("no space")
+
+    with pytest.raises(PeerBusy):
+        fetch_dose_reports(archive, "NODE", "1.2.5", full, PATIENCE)
+
+
+def test_an_archive_that_does_not_count_tells_no_size(archive: Source, tmp_path: Path) -> None:
+    images = make_series(tmp_path / "images", slices=3)
+    header = dcmread(images[0])
+    filled(archive, images)
+    study, series = str(header.StudyInstanceUID), str(header.SeriesInstanceUID)
+    assert series_related_instances(archive, "NODE", study, series, PATIENCE) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "read"), [("7", 7), ("", None), ("0", None), (None, None), ("another series", None)]
+)
+def test_the_size_of_a_series_is_what_the_source_says_of_that_series(
+    told: str | None, read: int | None
+) -> None:
+    asked: list[Dataset] = []
+
+    def answer(event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        asked.append(event.identifier)
+        found = Dataset()
+        found.QueryRetrieveLevel, found.StudyInstanceUID = "SERIES", "1.2"
+        found.SeriesInstanceUID = "1.3.9" if told == "another series" else "1.3"
+        if told is not None:
+            found.NumberOfSeriesRelatedInstances = "7" if told == "another series" else told
+        yield 0xFF00, found
+
+    entity = AE("ARCHIVE")
+    entity.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_FIND, answer)])
+    assert server is not None
+    source = Source(name="a", ae_title="ARCHIVE", host="127.0.0.1", port=server.server_address[1])
+    try:
+        assert series_related_instances(source, "NODE", "1.2", "1.3", PATIENCE) == read
+    finally:
+        server.shutdown()
+    assert (asked[0].StudyInstanceUID, asked[0].SeriesInstanceUID) == ("1.2", "1.3")
+
+
+def test_sources_that_are_not_there_or_do_not_know_queries(
+    archive: Source, node: object, tmp_path: Path
+) -> None:
+    nowhere = archive.model_copy(update={"port": free_port()})
+    with pytest.raises(PeerUnreachable, match="archive"):
+        series_related_instances(nowhere, "NODE", "1.2", "1.3", PATIENCE)
+    port = node.port  # type: ignore[attr-defined]
+    storage = archive.model_copy(update={"port": port, "ae_title": "NODE"})
+    with pytest.raises((PeerRefused, PeerUnreachable)):
+        series_related_instances(storage, "SCANNER", "1.2", "1.3", PATIENCE)
