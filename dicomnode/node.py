@@ -21,7 +21,8 @@ from typing import Final
 from dicomnode import __version__
 from dicomnode.engines.catalog import load_engine
 from dicomnode.engines.need.engine import NeedEngine
-from dicomnode.errors import DicomnodeError, InstanceRefused, JobError, NetworkError
+from dicomnode.errors import DicomnodeError, DoseUnknown, InstanceRefused, JobError, NetworkError
+from dicomnode.journey.asking import Asking
 from dicomnode.journey.job import Job, Observer, read_jobs, retry_requests
 from dicomnode.journey.workflow import Journey
 from dicomnode.network import part10, protocol
@@ -61,6 +62,7 @@ class Node:
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
         self._journey: Journey | None = None
         self._desk: _Desk | None = None
+        self._asking: Asking | None = None
 
     # --- life -----------------------------------------------------------------------------
 
@@ -73,10 +75,15 @@ class Node:
             model = self._engine or load_engine(
                 engine.models_folder, engine.model, engine.device, engine.threads
             )
-            self._journey = Journey(self._settings, self._spool, model, self._observe)
+            self._journey = Journey(self._settings, self._spool, model, self._on_change)
             self._desk = _Desk(self._settings, self._spool, self._journey)
             self._desk.sweep(time.monotonic())  # first: the journey wants to know the dose reports
+            filing, wanted = self._receiver.filing, self._journey.late.wanted
+            self._asking = Asking(self._settings, filing, self._on_stored, wanted)
             self._journey.start()
+            for job in self._journey.book.jobs() if self._settings.sources else ():
+                self._want_report(job)
+            self._asking.start()
             self._thread.start()
             self._receiver.start()
         except BaseException:
@@ -96,6 +103,7 @@ class Node:
             self._thread.join(timeout=max(grace_seconds, 1.0))
         rested = self._journey.stop(grace_seconds) if self._journey is not None else True
         rested = rested and not self._thread.is_alive()
+        rested = (self._asking is None or self._asking.stop(1.0)) and rested
         if rested:
             self._spool.release()
         return rested
@@ -148,6 +156,16 @@ class Node:
         return self._journey.retry(job_id)
 
     # --- what arrives -----------------------------------------------------------------------
+
+    def _on_change(self, job: Job) -> None:
+        self._want_report(job)
+        if self._observe is not None:
+            self._observe(job)
+
+    def _want_report(self, job: Job) -> None:
+        """Ask for the dose report of a series that was refused without one."""
+        if (job.status, job.rule) == ("refused", DoseUnknown.rule) and self._asking and self._journey:
+            self._asking.want(self._journey.book.study(job.job_id))
 
     def _on_stored(self, received: ReceivedInstance) -> None:
         self._handed_over.put(received)

@@ -176,7 +176,7 @@ class Destination(Section):
 
 
 class Source(Section):
-    """An archive that may be asked for dose reports and for the size of a series (C-FIND, C-GET)."""
+    """An archive that is asked for the dose reports of a study (C-FIND, C-GET)."""
 
     name: Name
     ae_title: AeTitle
@@ -236,6 +236,7 @@ class Settings(Section):
     network: Network = Field(default_factory=Network)
     completeness: Completeness = Field(default_factory=Completeness)
     destinations: tuple[Destination, ...] = ()
+    sources: tuple[Source, ...] = ()
     engine: EngineSettings = Field(default_factory=EngineSettings)
     dose: Dose = Field(default_factory=Dose)
     quality: Quality = Field(default_factory=Quality)
@@ -244,6 +245,7 @@ class Settings(Section):
     @model_validator(mode="after")
     def _names_are_unique(self) -> "Settings":
         _refuse_repeated("destinations", [peer.name for peer in self.destinations])
+        _refuse_repeated("sources", [peer.name for peer in self.sources])
         _refuse_repeated(
             "callers", [f"{peer.ae_title} from {peer.host or 'any host'}" for peer in self.callers]
         )

@@ -87,6 +87,11 @@ class LateReports:
                 self._note(job)
             return None
 
+    def wanted(self, study_uid: str) -> bool:
+        """Whether a series of a study has been refused for want of a dose."""
+        jobs = (self._book.job(job_id) for job_id in self._book.of_study(study_uid))
+        return any((job.status, job.rule) == ("refused", DoseUnknown.rule) for job in jobs)
+
     def _again(self, job: Job) -> Job:
         """First the stations are taken back, then the record says so: a crash between is weighed again."""
         self._stations.forget_dose(job.job_id)

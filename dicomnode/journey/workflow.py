@@ -78,7 +78,7 @@ class Journey:
         self.reports = DoseReports()
         self._stations = Stations(settings, spool, engine, self.reports)
         self.book = JobBook(spool, observe)
-        self._late = LateReports(self.reports, self.book, self._stations)
+        self.late = LateReports(self.reports, self.book, self._stations)
         self._durable = Durable(settings)
         self._stopping = threading.Event()
         self._busy = 0
@@ -145,7 +145,7 @@ class Journey:
     def _weigh_reports(self, job_id: str) -> None:
         """Start a series again whose dose a report has made known since; idempotent."""
         try:
-            job = self._late.weigh(job_id)
+            job = self.late.weigh(job_id)
             if job is not None:
                 self._durable.queue_series(job_id, job.run)
         except (DicomnodeError, OSError) as error:

@@ -112,6 +112,11 @@ class Receiver:
         self._listener = None
 
     @property
+    def filing(self) -> Filing:
+        """Where instances become files; what is fetched goes through the same, one at a time for each UID."""
+        return self._filing
+
+    @property
     def port(self) -> int:
         """The port that is open (the one taken, where 0 was asked for)."""
         if self._listener is None:

@@ -1,6 +1,7 @@
 """A dose report comes, late as usual: it feeds what waits for it, once, and changes nothing that was sent."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.journey.job import Job
 from dicomnode.node import Node
 from dicomnode.settings import Settings
+from tests.archive import filled, running_archive
 from tests.journey.scene import (
     Pacs,
     decoded,
+    free_port,
     low_dose_series,
     running,
     send_to,
@@ -210,6 +213,32 @@ def test_a_report_that_comes_while_the_series_is_worked_on_is_not_overlooked(
         send_to(node.port, paths)
         job = wait_for(node, "done", run=2)
     assert found(settings, job)["source"] == "radiation-dose-report"
+
+
+def test_a_report_that_nobody_sends_is_asked_for_until_it_is_there(
+    tmp_path: Path,
+    pacs: Pacs,
+    engine: NeedEngine,
+    program: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dicomnode.journey.asking.PAUSES_SECONDS", (0.5,) * 200)
+    paths = series_without_dose(tmp_path / "in")
+    scout = make_dose_report(tmp_path / "sr" / "1.dcm", study_of(paths), [SCOUT])
+    both = make_dose_report(tmp_path / "sr" / "2.dcm", study_of(paths), [SCOUT, LOW])
+    dead = {"name": "dead", "ae_title": "DEAD", "host": "127.0.0.1", "port": free_port()}
+    with running_archive(program("dcmqrscp"), tmp_path) as archive:
+        filled(archive, [scout])
+        values = settings_for(tmp_path, pacs.port).model_dump()
+        settings = Settings.model_validate({**values, "sources": [dead, archive.model_dump()]})
+        with Node(settings, engine=engine) as node:
+            send_to(node.port, paths)
+            wait_for(node, "refused", run=2)
+        with Node(settings, engine=engine) as node:
+            filled(archive, [both])
+            job = wait_for(node, "done", run=3)
+    assert found(settings, job)["source"] == "radiation-dose-report"
+    assert len(job.dose_reports) == 2
 
 
 @pytest.mark.slow

@@ -1,7 +1,5 @@
 """Asking a real archive (dcmtk's dcmqrscp) for dose reports and the size of a series."""
 
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,61 +12,21 @@ from dicomnode.errors import DiskFull, PeerBusy, PeerRefused, PeerUnreachable
 from dicomnode.network.filing import Filing, Request
 from dicomnode.network.query import fetch_dose_reports, series_related_instances
 from dicomnode.network.requestor import Patience
-from dicomnode.network.send import echo, send_files
-from dicomnode.settings import Destination, Source
+from dicomnode.settings import Source
 from dicomnode.spool import Spool
+from tests.archive import filled, running_archive
 from tests.makers import make_series
 from tests.network.conftest import free_port
 from tests.report_makers import Irradiation, make_dose_report
 
 PATIENCE = Patience(5.0, 10.0, 20.0)
-CONFIGURATION = """\
-NetworkTCPPort = {port}
-MaxPDUSize = 16384
-MaxAssociations = 16
-HostTable BEGIN
-node = (NODE, localhost, 11112)
-HostTable END
-VendorTable BEGIN
-VendorTable END
-AETable BEGIN
-ARCHIVE {folder} RW (200, 1024mb) ANY
-AETable END
-"""
 
 
 @pytest.fixture
 def archive(tmp_path: Path, program: Callable[[str], str]) -> Iterator[Source]:
     """An empty dcmqrscp."""
-    folder, port = tmp_path / "archive", free_port()
-    folder.mkdir()
-    configuration = tmp_path / "dcmqrscp.cfg"
-    configuration.write_text(CONFIGURATION.format(port=port, folder=folder))
-    command = [program("dcmqrscp"), "-c", str(configuration)]
-    with (tmp_path / "dcmqrscp.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env={"TCP_NODELAY": "1"})
-    try:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                echo(destination(port), "NODE")
-                break
-            except PeerUnreachable:
-                assert time.monotonic() < deadline, (tmp_path / "dcmqrscp.log").read_text()
-                time.sleep(0.05)
-        yield Source(name="archive", ae_title="ARCHIVE", host="127.0.0.1", port=port)
-    finally:
-        process.kill()
-        process.wait()
-
-
-def destination(port: int) -> Destination:
-    return Destination(name="archive", ae_title="ARCHIVE", host="127.0.0.1", port=port)
-
-
-def filled(archive: Source, paths: list[Path]) -> None:
-    delivery = send_files(paths, destination(archive.port), "NODE", 1)
-    assert len(delivery.sent) == len(paths)
+    with running_archive(program("dcmqrscp"), tmp_path) as source:
+        yield source
 
 
 def test_the_dose_reports_of_a_study_are_brought_and_filed_as_they_are(

@@ -1,0 +1,68 @@
+"""An archive to ask: dcmtk's dcmqrscp, which answers C-FIND and C-GET."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dicomnode.errors import PeerUnreachable
+from dicomnode.network.send import echo, send_files
+from dicomnode.settings import Destination, Source
+from tests.network.conftest import free_port
+
+CONFIGURATION = """\
+NetworkTCPPort = {port}
+MaxPDUSize = 16384
+MaxAssociations = 16
+HostTable BEGIN
+node = (NODE, localhost, 11112)
+HostTable END
+VendorTable BEGIN
+VendorTable END
+AETable BEGIN
+ARCHIVE {folder} RW (200, 1024mb) ANY
+AETable END
+"""
+
+
+@contextmanager
+def running_archive(dcmqrscp: str, folder: Path) -> Iterator[Source]:
+    """An empty archive; TCP_NODELAY, or every answer waits 40 ms."""
+    kept, port = folder / "archive", free_port()
+    kept.mkdir()
+    configuration = folder / "dcmqrscp.cfg"
+    configuration.write_text(CONFIGURATION.format(port=port, folder=kept))
+    log_path = folder / "dcmqrscp.log"
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [dcmqrscp, "-c", str(configuration)], stdout=log, stderr=log, env={"TCP_NODELAY": "1"}
+        )
+    try:
+        deadline = time.monotonic() + 20
+        while not _answers(port):
+            assert process.poll() is None, log_path.read_text()
+            assert time.monotonic() < deadline, log_path.read_text()
+            time.sleep(0.05)
+        yield Source(name="archive", ae_title="ARCHIVE", host="127.0.0.1", port=port)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def filled(archive: Source, paths: list[Path]) -> None:
+    """Store files in an archive."""
+    delivery = send_files(paths, _destination(archive.port), "NODE", 1)
+    assert len(delivery.sent) == len(paths)
+
+
+def _destination(port: int) -> Destination:
+    return Destination(name="archive", ae_title="ARCHIVE", host="127.0.0.1", port=port)
+
+
+def _answers(port: int) -> bool:
+    try:
+        echo(_destination(port), "NODE")
+    except PeerUnreachable:
+        return False
+    return True
