@@ -8,7 +8,7 @@ import pytest
 from pydicom import dcmread
 
 from dicomnode.engines.need.engine import NeedEngine
-from dicomnode.journey.job import Job
+from dicomnode.journey.job import Job, fresh_run
 from dicomnode.node import Node
 from dicomnode.settings import Settings
 from tests.archive import filled, running_archive
@@ -239,6 +239,23 @@ def test_a_report_that_nobody_sends_is_asked_for_until_it_is_there(
             job = wait_for(node, "done", run=3)
     assert found(settings, job)["source"] == "radiation-dose-report"
     assert len(job.dose_reports) == 2
+
+
+def test_a_run_that_the_database_takes_up_gives_way_to_a_newer_one(
+    tmp_path: Path, pacs: Pacs, engine: NeedEngine
+) -> None:
+    """Killed after the record said refused, started again by a report: the old run knows nothing of that."""
+    with Node(settings_for(tmp_path, pacs.port), engine=engine) as node:
+        send_to(node.port, series_without_dose(tmp_path / "in"))
+        job = wait_for(node, "refused", run=1)
+        journey = node._journey
+        assert journey is not None
+        journey._stations.forget_dose(job.job_id)
+        journey.book.update(job.job_id, fresh_run)
+        ending = journey._visit(job.job_id, "match", 1)
+        assert ending is not None
+        journey._after(job.job_id, ending)
+        assert wait_for(node, "refused", run=2).rule == "dose-unknown"
 
 
 @pytest.mark.slow
