@@ -31,7 +31,9 @@ class Table:
     def __post_init__(self) -> None:
         for row in self.rows:
             if len(row) != len(self.header):
-                raise ValueError(f"a row of {len(row)} cells in the table '{self.caption}' of {len(self.header)}")
+                raise ValueError(
+                    f"a row of {len(row)} cells in the table '{self.caption}' of {len(self.header)}"
+                )
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,9 @@ def _md_part(part: Part) -> str:
     lines = [part.header, ("---",) * len(part.header)]
     rule = [f"| {' | '.join(lines[1])} |"]
     rows = [f"| {' | '.join(_md_cell(cell) for cell in row)} |" for row in part.rows]
-    return "\n".join([f"{_md(part.caption)}:", "", f"| {' | '.join(map(_md_cell, part.header))} |", *rule, *rows])
+    return "\n".join(
+        [f"{_md(part.caption)}:", "", f"| {' | '.join(map(_md_cell, part.header))} |", *rule, *rows]
+    )
 
 
 def _md_item(entry: str) -> str:
@@ -166,7 +170,8 @@ def _html_part(part: Part) -> str:
     rows = "".join(
         "<tr>" + "".join(f"<td>{_inline(cell)}</td>" for cell in row) + "</tr>\n" for row in part.rows
     )
-    return f"<p>{_inline(part.caption)}:</p>\n<table><thead><tr>{header}</tr></thead>\n<tbody>{rows}</tbody></table>"
+    body = f"<thead><tr>{header}</tr></thead>\n<tbody>{rows}</tbody>"
+    return f"<p>{_inline(part.caption)}:</p>\n<table>{body}</table>"
 
 
 def _html_item(entry: str) -> str:
