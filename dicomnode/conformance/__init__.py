@@ -24,7 +24,7 @@ def statement(settings: Settings, kind: Format = "markdown") -> str:
     sections = [
         overview(settings),
         Section("Table of contents"),
-        introduction(),
+        introduction(settings),
         model(settings),
         services(settings),
         configuration(settings),

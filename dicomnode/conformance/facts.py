@@ -124,9 +124,11 @@ def sentence(rule: type[SeriesRefused]) -> str:
 # --- codes ----------------------------------------------------------------------------------------
 
 
-def codes() -> list[Code]:
-    """Every code this program writes, ordered by scheme and value."""
+def codes(*written: Dataset) -> list[Code]:
+    """Every code this program may write, and those that the given objects hold, by scheme and value."""
     found = {SOURCE_PURPOSE: None}
+    for data in written:
+        found |= dict.fromkeys(_codes_in(data))
     for value in vars(marks).values():
         if isinstance(value, tuple) and len(value) == 3 and all(isinstance(one, str) for one in value):
             found[value] = None
@@ -135,6 +137,15 @@ def codes() -> list[Code]:
             if isinstance(one, Code):
                 found[one.value, one.scheme_designator, one.meaning] = None
     return [Code(*one) for one in sorted(found, key=lambda one: (one[1], one[0]))]
+
+
+def _codes_in(data: Dataset) -> Iterator[tuple[str, str, str]]:
+    if "CodeValue" in data:
+        yield str(data.CodeValue), str(data.CodingSchemeDesignator), str(data.CodeMeaning)
+    for element in data:
+        if element.VR == "SQ":
+            for item in element.value:
+                yield from _codes_in(item)
 
 
 # --- configuration --------------------------------------------------------------------------------

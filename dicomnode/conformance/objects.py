@@ -22,6 +22,7 @@ SCHEMES: Final = {
     "SCT": "SNOMED CT",
     "LN": "LOINC",
     "UCUM": "Unified Code for Units of Measure",
+    "RFC5646": "Tags for identifying languages",
 }
 _LONGEST_VALUE: Final = 200
 _MEASUREMENTS: Final = "126010"
@@ -35,7 +36,9 @@ def annexes(settings: Settings, specimen: Specimen) -> tuple[Section, ...]:
             "Information Object Definitions",
             (
                 "Values are those that the writers of this program gave to a small example under the present "
-                "configuration; the example's own numbers, dates and UIDs mean nothing.",
+                "configuration; the example's own numbers and UIDs mean nothing. Its source has Series "
+                f"Number {code(specimen.source.SeriesNumber)} and Series Description "
+                f"{code(specimen.source.SeriesDescription)}.",
             ),
             (_shared(settings, specimen), _image(specimen), _report_header(specimen), *_others()),
             mark="A.A",
@@ -123,38 +126,47 @@ def _policy(row: Row, specimen: Specimen) -> tuple[str, str, str, str, str]:
         return *named, "removed", "", "never"
     if specimen.source.get(row.keyword) == specimen.image[row.keyword].value and row.action != "set":
         return *named, "kept", "as in the source", "as in the source"
-    return *named, "set", _value(specimen.image[row.keyword]), "always"
+    return *named, "set", _value(specimen.image[row.keyword], specimen), "always"
 
 
-def _value(element: DataElement) -> str:
+def _value(element: DataElement, specimen: Specimen) -> str:
     """How an element reads here: what differs from object to object is named by its kind."""
     if element.VR == "UI":
-        return "a UID; see A.A.1"
+        return _uid(str(element.value), specimen)
     if element.VR in ("DA", "TM", "DT"):
         return "processing time"
     if element.VR in ("OW", "OB"):
         return "pixel data"
     if element.VR == "SQ":
-        return "; ".join(_item(item) for item in element.value) or "no items"
+        return "; ".join(_item(item, specimen) for item in element.value) or "no items"
     told = "\\".join(str(one) for one in element.value) if element.VM > 1 else str(element.value)
     return code(told if len(told) <= _LONGEST_VALUE else f"{told[:_LONGEST_VALUE]}...")
 
 
-def _item(item: Dataset) -> str:
+def _item(item: Dataset, specimen: Specimen) -> str:
     if "CodeValue" in item:
         return _coded(item)
     names = [
-        f"{element.keyword} = {_purpose(element)}"
+        f"{element.keyword} = {_purpose(element, specimen)}"
         for element in item
         if element.VR != "DT" and element.keyword
     ]
     return f"item with {', '.join(names)}"
 
 
-def _purpose(element: DataElement) -> str:
+def _purpose(element: DataElement, specimen: Specimen) -> str:
     if element.VR == "SQ" and element.value and "CodeValue" in element.value[0]:
         return _coded(element.value[0])
-    return "items" if element.VR == "SQ" else _value(element)
+    return "items" if element.VR == "SQ" else _value(element, specimen)
+
+
+def _uid(uid: str, specimen: Specimen) -> str:
+    if uid == specimen.image.InstanceCreatorUID:
+        return "the Device UID of this installation"
+    if uid_name(uid) != uid:
+        return uid_name(uid)
+    of_source = {str(element.value) for element in specimen.source if element.VR == "UI"}
+    return "of the source" if uid in of_source else "new; see A.A.1"
 
 
 def _coded(item: Dataset) -> str:
@@ -178,7 +190,11 @@ def _report_header(specimen: Specimen) -> Section:
         "PreliminaryFlag",
     )
     rows = [
-        (f"({element.tag.group:04X},{element.tag.element:04X})", code(element.keyword), _value(element))
+        (
+            f"({element.tag.group:04X},{element.tag.element:04X})",
+            code(element.keyword),
+            _value(element, specimen),
+        )
         for element in specimen.report
         if element.keyword in (*kept, *own) and element.VR != "UI"
     ]
@@ -332,7 +348,7 @@ def _codes(specimen: Specimen) -> tuple[Part, ...]:
         text(item, "CodingSchemeDesignator"): text(item, "CodingSchemeName")
         for item in items(specimen.report, "CodingSchemeIdentificationSequence")
     }
-    found = codes()
+    found = codes(specimen.image, specimen.report)
     names = SCHEMES | {designator: f"{name} (private, of this program)" for designator, name in ours.items()}
     schemes = [(code(one), names[one]) for one in dict.fromkeys(one.scheme_designator for one in found)]
     rows = [(code(one.value), code(one.scheme_designator), one.meaning) for one in found]

@@ -1,4 +1,4 @@
-"""Sections 1, 3 and 4 of the statement: what is exchanged, for whom it is written, how the parts work together."""
+"""Sections 1, 3 and 4 of the statement: what is exchanged, for whom it is written, how a series travels."""
 
 from dicomnode import __version__
 from dicomnode.conformance.document import Items, Section, Table, code, table
@@ -92,10 +92,10 @@ def _services() -> Table:
             )
         ),
     ]
-    return table("DIMSE services", "Service | SCU | SCP", rows)
+    return table("Roles", "Service | SCU | SCP", rows)
 
 
-def introduction() -> Section:
+def introduction(settings: Settings) -> Section:
     """Section 3. Without a date: the same program and configuration give the same statement."""
     return Section(
         "Introduction",
@@ -121,8 +121,8 @@ def introduction() -> Section:
                     "Read it beside the statements of the peers. That two statements agree does not prove "
                     "that the systems work together: test with data of your own before clinical use. "
                     "`dicomnode echo` and `dicomnode send` help with that.",
-                    "dicomnode is not a cleared medical device. Its images say so in Content Qualification "
-                    "(0018,9004), unless the operator configured otherwise.",
+                    "dicomnode is not a cleared medical device. Its objects carry Content Qualification "
+                    f"(0018,9004) {code(settings.identity.content_qualification)}.",
                 ),
             ),
             Section(

@@ -1,7 +1,10 @@
 """Section 5 of the statement: what each service does, and which images are enhanced."""
 
+from typing import get_args
+
 from dicomnode.conformance.document import Section, code, table
 from dicomnode.conformance.facts import SENT_SYNTAX, is_enhanced, refusals, sent_to, sentence, uid_name
+from dicomnode.dicom.dose import DoseSource
 from dicomnode.network import protocol, send
 from dicomnode.settings import Settings
 
@@ -143,7 +146,8 @@ def _rules(settings: Settings) -> Section:
                 "Rule | What it refuses",
                 [(code(rule.rule), sentence(rule)) for rule in refusals()],
             ),
-            f"A series that tells no usable dose is {dose}.",
+            f"The dose of a series may come from: {', '.join(map(code, get_args(DoseSource)))}. One that "
+            f"tells no usable dose is {dose}.",
             "Results of this or another dicomnode that come back are recognised by their marks, which "
             "survive the Basic De-identification Profile: value 4 of Image Type, the private code in "
             "Derivation Code Sequence, the item of Contributing Equipment Sequence. Still, exclude them "

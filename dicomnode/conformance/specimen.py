@@ -138,7 +138,7 @@ def _write_slice(folder: Path, index: int) -> Path:
     for keyword, value in _SOURCE.items():
         setattr(data, keyword, value)
     data.SOPInstanceUID = f"{_UIDS}.5.{index + 1}"
-    data.InstanceNumber = index + 1
+    data.InstanceNumber = index + 11
     data.ImagePositionPatient = [-128, -128, 3 * index]
     offset = np.arange(_SIDE) - _SIDE / 2
     disc = offset[:, None] ** 2 + offset[None, :] ** 2 < (_SIDE / 3) ** 2
