@@ -28,7 +28,7 @@ _SLICES: Final = 3
 _NOON: Final = datetime(2000, 1, 1, 12, tzinfo=UTC)
 _UIDS: Final = "1.2.826.0.1.3680043.8.498.1"
 _SOURCE: Final = {
-    "PatientName": "Specimen",
+    "PatientName": "Specimen^",
     "PatientID": "SPECIMEN",
     "PatientBirthDate": "",
     "PatientSex": "",
@@ -55,6 +55,7 @@ _SOURCE: Final = {
     "Exposure": 50,
     "CTDIvol": 3.2,
     "ConvolutionKernel": "STANDARD",
+    "BodyPartExamined": "CHEST",
     "PatientPosition": "HFS",
     "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
     "PixelSpacing": [8, 8],
