@@ -72,6 +72,9 @@ def _parser(called: str) -> argparse.ArgumentParser:
     sender = add("send", send, "send DICOM files, or folders of them, to a destination")
     sender.add_argument("destination", help="name in the configuration")
     sender.add_argument("path", nargs="+", type=Path, help="Part 10 files, or folders of them")
+    stating = add("conformance", conformance, "write the DICOM conformance statement of a configuration")
+    stating.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
+    stating.add_argument("--format", choices=["markdown", "html"], default="markdown")
     for name, (module, function, told) in ELSEWHERE.items():
         its = commands.add_parser(name, help=told, description=told)
         if name == called:
@@ -181,6 +184,18 @@ def send(arguments: argparse.Namespace) -> int:
     for uid, answer in delivery.refused:
         print(f"refused with status {answer:04X}: {uid}")
     return 1 if delivery.refused else 0
+
+
+def conformance(arguments: argparse.Namespace) -> int:
+    """Write the conformance statement; nothing is opened or asked, the node may run or not."""
+    from dicomnode.conformance import statement
+
+    text = statement(load_settings(arguments.config), arguments.format)
+    if arguments.output is None:
+        print(text, end="")
+    else:
+        arguments.output.write_text(text, encoding="utf-8")
+    return 0
 
 
 # --- the spool, from beside -------------------------------------------------------------------------

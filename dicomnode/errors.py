@@ -83,54 +83,83 @@ class SeriesRefused(DicomnodeError):
 
 
 class NotCt(SeriesRefused):
+    """An image is not a CT image of a class that is enhanced."""
+
     rule = "not-ct"
 
 
 class Localizer(SeriesRefused):
+    """An image is a scout, surview or topogram."""
+
     rule = "localizer"
 
 
 class NotAxial(SeriesRefused):
+    r"""An image is no cross-section as reconstructed: a reformat, a projection, a rendering, a dose screen,
+    sagittal or coronal, or `DERIVED\SECONDARY`."""
+
     rule = "not-axial"
 
 
 class AlreadyEnhanced(SeriesRefused):
+    """An image carries the marks of a dicomnode: its own result came back. It is kept and ignored."""
+
     rule = "already-enhanced"
 
 
 class Undecodable(SeriesRefused):
+    """The transfer syntax has no decoder here, or the compressed pixel data cannot be decoded."""
+
     rule = "undecodable"
 
 
 class BrokenInstance(SeriesRefused):
+    """A file is missing, cut off, not DICOM, too large, or its headers contradict each other."""
+
     rule = "broken-instance"
 
 
 class NotHounsfield(SeriesRefused):
+    """Stored values do not map to Hounsfield units: no usable rescale, another Rescale Type, a virtual
+    monoenergetic or material image."""
+
     rule = "not-hounsfield"
 
 
 class BurnedInText(SeriesRefused):
+    """Burned In Annotation is YES: text in the pixels would be smoothed into something else."""
+
     rule = "burned-in-text"
 
 
 class MixedSeries(SeriesRefused):
+    """Images that belong together differ where one stack has one value, and cannot be told apart safely."""
+
     rule = "mixed-series"
 
 
 class GapInSeries(SeriesRefused):
+    """Positions are missing between the first slice and the last."""
+
     rule = "gap-in-series"
 
 
 class DuplicatePosition(SeriesRefused):
+    """Two images lie at one position, or under one SOP Instance UID, and nothing tells them apart."""
+
     rule = "duplicate-position"
 
 
 class UnsupportedGeometry(SeriesRefused):
+    """The slices are no even stack of square pixels across the long axis: gantry tilt, uneven spacing,
+    pixels that are not square, missing position or orientation."""
+
     rule = "unsupported-geometry"
 
 
 class DoseUnknown(SeriesRefused):
+    """The headers tell no usable dose, and the configuration says to refuse such series."""
+
     rule = "dose-unknown"
 
 
@@ -147,18 +176,26 @@ class NoRawMode(ProjectionSeries):
 
 
 class HelicalProjections(ProjectionSeries):
+    """A helical scan: its projections would have to be interpolated along the patient first."""
+
     rule = "helical-projections"
 
 
 class MissingViews(ProjectionSeries):
+    """A turn of the tube is not whole: views are missing, or there are too few."""
+
     rule = "missing-views"
 
 
 class UnknownDetector(ProjectionSeries):
+    """A detector of a shape or beam that the geometry does not know."""
+
     rule = "unknown-detector"
 
 
 class SpectralProjections(ProjectionSeries):
+    """More than one energy spectrum or bin: attenuation has no single scale."""
+
     rule = "spectral-projections"
 
 
@@ -169,10 +206,14 @@ class InconsistentProjections(ProjectionSeries):
 
 
 class ConeTooWide(ProjectionSeries):
+    """The beam is so wide along the patient that its rays leave the slice."""
+
     rule = "cone-too-wide"
 
 
 class ProjectionsTooLarge(ProjectionSeries):
+    """More projection data than are worked at once."""
+
     rule = "projections-too-large"
 
 

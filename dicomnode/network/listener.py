@@ -25,7 +25,7 @@ from pynetdicom.association import Association
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 _log: Final = logging.getLogger(__name__)
-_SPARE_CONNECTIONS: Final = 64
+SPARE_CONNECTIONS: Final = 64
 _NEGOTIATION_BYTES: Final = 1 << 20
 _READ_BYTES: Final = 1 << 18
 _IDLE_AFTER_SECONDS: Final = 1.0
@@ -133,7 +133,7 @@ class Listener(ThreadedAssociationServer):
         max_associations: int,
     ) -> None:
         self.on_end = on_end
-        self._max_connections = max_associations + _SPARE_CONNECTIONS
+        self._max_connections = max_associations + SPARE_CONNECTIONS
         self._connections: set[threading.Thread] = set()
         super().__init__(
             ae,
@@ -179,7 +179,7 @@ class Listener(ThreadedAssociationServer):
         """Refuse a connection when far more are open than may become associations."""
         if len(self._connections) < self._max_connections:
             return True
-        _log.warning("connection refused: %d are open without an association", _SPARE_CONNECTIONS)
+        _log.warning("connection refused: %d are open without an association", SPARE_CONNECTIONS)
         return False
 
     def process_request(self, request: Any, client_address: Any) -> None:

@@ -7,7 +7,8 @@ leaves to the implementation.
 import hashlib
 import logging
 import warnings
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal
 
 from pynetdicom import _config
 from pynetdicom.presentation import PresentationContext, build_context
@@ -48,6 +49,131 @@ OTHER_HEADER: Final = 0xC011
 OTHER_ENCODING: Final = 0xC012
 INVALID_INSTANCE_UID: Final = 0x0117
 CLASS_NOT_SUPPORTED: Final = 0x0122
+HANDLER_FAILED: Final = 0xC211
+"""What pynetdicom answers for us when an error of ours ends the handler."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One status of a C-STORE response: what it says of the instance, and what the sender can do."""
+
+    status: int
+    kind: Literal["Success", "Failure"]
+    meaning: str
+    sender: str
+
+
+ANSWERS: Final = (
+    Answer(
+        SUCCESS,
+        "Success",
+        "The instance is safe on the disk, or the very same bytes were there already.",
+        "Nothing. It may delete its copy as far as this node is concerned.",
+    ),
+    Answer(
+        OUT_OF_RESOURCES,
+        "Failure",
+        "Out of resources: less space is free than the reserve, or the spool cannot be written.",
+        "Send the instance again later.",
+    ),
+    Answer(
+        CLASS_MISMATCH,
+        "Failure",
+        "The data set is of another SOP Class than the Affected SOP Class UID.",
+        "Correct the object; sending it again does not help.",
+    ),
+    Answer(
+        NOT_WHOLE,
+        "Failure",
+        "Cannot understand: the data set is cut off or cannot be parsed, its Pixel Data is missing or "
+        "shorter than Rows x Columns, or the copy already held cannot be read.",
+        "Send it again once, in case it was cut off on its way; then correct the object.",
+    ),
+    Answer(
+        UID_MISSING,
+        "Failure",
+        "SOP Class, SOP Instance, Study Instance or Series Instance UID is missing or malformed.",
+        "Correct the object.",
+    ),
+    Answer(
+        INSTANCE_MISMATCH,
+        "Failure",
+        "The SOP Instance UID of the data set is not the Affected SOP Instance UID.",
+        "Correct the object.",
+    ),
+    Answer(
+        OTHER_PIXELS,
+        "Failure",
+        "This SOP Instance UID is held already with other content. The first stays, this one is quarantined.",
+        "Find out which is right: one UID must not name two images.",
+    ),
+    Answer(
+        OTHER_HEADER,
+        "Failure",
+        "This SOP Instance UID is held already with the same pixels and another header. The first stays, "
+        "this one is quarantined.",
+        "Send corrected objects under new UIDs.",
+    ),
+    Answer(
+        OTHER_ENCODING,
+        "Failure",
+        "This SOP Instance UID is held already in another transfer syntax. The first stays, this one is "
+        "quarantined.",
+        "Nothing; the image is here.",
+    ),
+    Answer(
+        HANDLER_FAILED,
+        "Failure",
+        "Unable to process: an error of this node ended the handling of the request; it is in its log.",
+        "Send the instance again later; tell the operator of this node.",
+    ),
+    Answer(
+        INVALID_INSTANCE_UID,
+        "Failure",
+        "The Affected SOP Instance UID is malformed or longer than 64 characters.",
+        "Correct the object.",
+    ),
+    Answer(
+        CLASS_NOT_SUPPORTED,
+        "Failure",
+        "The Affected SOP Class UID is not that of the presentation context.",
+        "Correct the sender.",
+    ),
+)
+"""Every status the Storage SCP answers. Failures of ours carry an Error Comment (0000,0902) without data."""
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """One A-ASSOCIATE-RJ (PS3.8 section 9.3.4) and when it is sent."""
+
+    result: int
+    source: int
+    reason: int
+    name: str
+    when: str
+
+    @property
+    def codes(self) -> tuple[int, int, int]:
+        """Result, source and reason, as they are sent."""
+        return self.result, self.source, self.reason
+
+
+CALLING_AE_NOT_RECOGNIZED: Final = Rejection(
+    1,
+    1,
+    3,
+    "calling AE title not recognized",
+    "The calling AE title is not among `callers`, or comes from another host than the one given there.",
+)
+CALLED_AE_NOT_RECOGNIZED: Final = Rejection(
+    1, 1, 7, "called AE title not recognized", "The called AE title is not `node.ae_title`; case counts."
+)
+LOCAL_LIMIT_EXCEEDED: Final = Rejection(
+    2, 3, 2, "local limit exceeded", "`network.max_associations` are open. Try again later."
+)
+REJECTIONS: Final = (CALLED_AE_NOT_RECOGNIZED, CALLING_AE_NOT_RECOGNIZED, LOCAL_LIMIT_EXCEEDED)
+"""In the order in which they are checked."""
 
 
 def accepted_contexts() -> list[PresentationContext]:

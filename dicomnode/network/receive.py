@@ -28,11 +28,6 @@ __all__ = ["AssociationOutcome", "ReceivedInstance", "Receiver"]
 AssociationOutcome = Literal["released", "broken"]
 _log: Final = logging.getLogger(__name__)
 
-# PS3.8 section 9.3.4: result, source, reason of an A-ASSOCIATE-RJ
-_CALLING_AE_NOT_RECOGNIZED: Final = (1, 1, 3)
-_CALLED_AE_NOT_RECOGNIZED: Final = (1, 1, 7)
-_LOCAL_LIMIT_EXCEEDED: Final = (2, 3, 2)
-
 
 @dataclass
 class _Open:
@@ -166,21 +161,21 @@ class Receiver:
         address = association.requestor.address
         _log.warning("association of %r from %s rejected: %s", calling[:16], address, rejection[1])
         association.requestor.ae_title = calling
-        association.acse.send_reject(*rejection[0])
+        association.acse.send_reject(*rejection[0].codes)
         association.is_rejected = True
         association.kill()
 
     def _admit(
         self, association: Association, calling: str, called: str
-    ) -> tuple[tuple[int, int, int], str] | None:
+    ) -> tuple[protocol.Rejection, str] | None:
         """Take the association in, or return how and why to reject it."""
         if called != self._settings.node.ae_title:
-            return _CALLED_AE_NOT_RECOGNIZED, "it called another AE title than node.ae_title"
+            return protocol.CALLED_AE_NOT_RECOGNIZED, "it called another AE title than node.ae_title"
         if not self._knows(calling, _plain(association.requestor.address)):
-            return _CALLING_AE_NOT_RECOGNIZED, "its AE title and address are not among the callers"
+            return protocol.CALLING_AE_NOT_RECOGNIZED, "its AE title and address are not among the callers"
         with self._guard:
             if len(self._open) >= self._settings.network.max_associations:
-                return _LOCAL_LIMIT_EXCEEDED, "network.max_associations are open"
+                return protocol.LOCAL_LIMIT_EXCEEDED, "network.max_associations are open"
             self._open[association] = _Open(calling)
         return None
 

@@ -53,9 +53,9 @@ _REJECTIONS: Final = {
     (3, 1): "temporary congestion",
     (3, 2): "local limit exceeded",
 }
-_OUR_LONGEST_PDU: Final = 131072
+OUR_LONGEST_PDU: Final = 131072
 _LONGEST_NEGOTIATION: Final = 1 << 20
-_LONGEST_FRAGMENT: Final = 1 << 18
+LONGEST_FRAGMENT: Final = 1 << 18
 _BATCH_BYTES: Final = 1 << 20
 _COMMAND: Final = 0x01
 _LAST: Final = 0x02
@@ -245,8 +245,8 @@ class Requestor:
             syntax = proposed.get(context.context_id or 0)
             if context.result == 0 and syntax and context.transfer_syntax[:1] == [syntax[1]]:
                 self._contexts[syntax] = context.context_id or 0
-        longest = accepted.maximum_length_received or _LONGEST_FRAGMENT
-        self._fragment_bytes = min(longest, _LONGEST_FRAGMENT) - 6
+        longest = accepted.maximum_length_received or LONGEST_FRAGMENT
+        self._fragment_bytes = min(longest, LONGEST_FRAGMENT) - 6
         if self._fragment_bytes < 1:
             raise PeerRefused(f"{self._name}: the peer's Maximum Length of {longest} bytes is unusable")
         if not self._contexts:
@@ -283,7 +283,7 @@ class Requestor:
         except OSError as error:
             raise PeerBusy(f"{self._name}: the connection broke off while sending ({error})") from error
 
-    def _read_pdu(self, longest_bytes: int = _OUR_LONGEST_PDU) -> tuple[int, bytes]:
+    def _read_pdu(self, longest_bytes: int = OUR_LONGEST_PDU) -> tuple[int, bytes]:
         """Read one PDU and return its type and body. Raises PeerBusy when the connection ends."""
         try:
             kind, length = struct.unpack(">BxL", self._read(6))
@@ -331,7 +331,7 @@ def _association_request(destination: Destination, calling_ae: str, syntaxes: Se
         context.context_id = 2 * number + 1
     request.presentation_context_definition_list = contexts
     longest = MaximumLengthNotification()
-    longest.maximum_length_received = _OUR_LONGEST_PDU
+    longest.maximum_length_received = OUR_LONGEST_PDU
     implementation = ImplementationClassUIDNotification()
     implementation.implementation_class_uid = protocol.IMPLEMENTATION_CLASS_UID
     version = ImplementationVersionNameNotification()

@@ -18,7 +18,7 @@ from dicomnode.settings import Destination
 
 _log: Final = logging.getLogger(__name__)
 _MOST_CONTEXTS: Final = 128
-_FEWEST_FOR_AN_ASSOCIATION: Final = 8
+FEWEST_FOR_AN_ASSOCIATION: Final = 8
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def send_files(
     syntaxes = _syntaxes(meta for meta, _ in files)
     progress = _Progress(deque(files))
     wanted = destination.associations if associations is None else associations
-    parallel = max(1, min(wanted, -(-len(files) // _FEWEST_FOR_AN_ASSOCIATION)))
+    parallel = max(1, min(wanted, -(-len(files) // FEWEST_FOR_AN_ASSOCIATION)))
     if files:
         with ThreadPoolExecutor(parallel, thread_name_prefix="send") as pool:
             workers = [

@@ -1,0 +1,156 @@
+"""Section 5 of the statement: what each service does, and which images are enhanced."""
+
+from typing import get_args
+
+from dicomnode.conformance.document import Section, code, table
+from dicomnode.conformance.facts import SENT_SYNTAX, is_enhanced, refusals, sent_to, sentence, uid_name
+from dicomnode.dicom.dose import DoseSource
+from dicomnode.network import protocol, send
+from dicomnode.settings import Settings
+
+_NOT = "Not supported."
+
+
+def services(settings: Settings) -> Section:
+    """Section 5."""
+    name = settings.node.ae_title
+    dimse = (
+        Section("Basic Worklist Management service", (_NOT,)),
+        Section("Modality Performed Procedure Step service", (_NOT,)),
+        Section("Unified Worklist and Procedure Step service", (_NOT,)),
+        Section("Instance Availability Notification service", (_NOT,)),
+        Section("Storage service", (), (_storage_scu(settings), _storage_scp())),
+        Section(
+            "Storage Commitment service",
+            (
+                "Not supported, neither as SCU nor as SCP. That a destination answered success is all "
+                "that is known of an object; this node promises callers nothing beyond its own answer.",
+            ),
+        ),
+        Section("Query/Retrieve service class", ("Not supported. What was received cannot be asked for.",)),
+        Section("Print Management service", (_NOT,)),
+        Section(
+            "Verification service",
+            (
+                "As SCP: C-ECHO of every caller is answered success. As SCU: `dicomnode echo` asks the "
+                "destinations.",
+            ),
+        ),
+    )
+    return Section(
+        "Service and interoperability description",
+        (),
+        (
+            Section(
+                "Mapping of services to Application Entities",
+                (
+                    table(
+                        "Services and roles",
+                        "Application Entity | Service | SCU | SCP",
+                        [(code(name), "Verification", "yes", "yes"), (code(name), "Storage", "yes", "yes")],
+                    ),
+                ),
+            ),
+            Section("DIMSE services", (), dimse),
+            Section("DICOM Web Services", (_NOT,)),
+            Section("Media services", (_NOT,)),
+            Section("Real-Time Video services", (_NOT,)),
+            _rules(settings),
+            Section(
+                "Specific Character Sets",
+                (
+                    "Received data sets are kept byte for byte, whatever their character set. Derived "
+                    "images and reports keep Specific Character Set (0008,0005) and the encoded names and "
+                    "texts of the source, which are not converted. What this program adds is 7-bit ASCII "
+                    "without backslash and tilde, so that it reads the same in every set. Series "
+                    "Description is decoded, given its prefix, cut to 64 characters and encoded again in "
+                    "the set of the source.",
+                ),
+            ),
+        ),
+    )
+
+
+def _storage_scu(settings: Settings) -> Section:
+    return Section(
+        "SCU of the Storage SOP Classes",
+        (
+            "Instances are sent as they lie on the disk: an instance that is sent again is the same, byte "
+            "for byte. What goes with the images is sent after them, on associations of its own, and only "
+            "when the destination has stored every image.",
+            f"For one series up to `associations` of the destination are opened at once, one for every "
+            f"{send.FEWEST_FOR_AN_ASSOCIATION} instances at most. Instances are sent in the order of their "
+            "positions, from feet to head; with several associations they arrive interleaved.",
+            table(
+                "Destinations",
+                "Name | AE title | Host | Port | Gets | Image Type value 2 | Associations at once",
+                [
+                    (
+                        code(peer.name),
+                        code(peer.ae_title),
+                        code(peer.host),
+                        str(peer.port),
+                        ", ".join(kind.what for kind in sent_to(peer)),
+                        code(peer.image_type2),
+                        str(peer.associations),
+                    )
+                    for peer in settings.destinations
+                ],
+            ),
+        ),
+        (
+            Section(
+                "Transcoding of transfer syntaxes",
+                (
+                    "None. Objects are written and sent uncompressed, in one transfer syntax. A "
+                    f"destination that does not accept {uid_name(SENT_SYNTAX)} for a class gets no object "
+                    "of it.",
+                ),
+            ),
+        ),
+    )
+
+
+def _storage_scp() -> Section:
+    enhanced = [uid_name(uid) for uid in protocol.IMAGE_CLASSES if is_enhanced(uid)]
+    return Section(
+        "SCP of the Storage SOP Classes",
+        (
+            "Every element of an accepted instance is kept as it came, private and unknown ones included, "
+            "in the transfer syntax in which it came. The preamble is replaced by zeros. No level of "
+            "support is negotiated, and no data are coerced. Digital signatures are neither verified nor "
+            "changed.",
+            "This node is no archive: nothing can be queried or retrieved. It deletes nothing it has "
+            "received; how long the spool keeps it is for the operator to decide.",
+            "The same bytes under the same UID may be sent any number of times. Other content under a UID "
+            "that is held is refused and quarantined (7.3.2).",
+            f"Enhanced: {', '.join(enhanced)}. Everything else is kept only.",
+        ),
+    )
+
+
+def _rules(settings: Settings) -> Section:
+    dose = (
+        "refused by the rule `dose-unknown`"
+        if settings.dose.without_dose == "refuse"
+        else "enhanced by the noise measured in the images"
+    )
+    return Section(
+        "Cross-service considerations",
+        (
+            "An accepted instance is not necessarily enhanced. Its series is, unless one of these rules "
+            "refuses it. A refused series stays in the spool; the rule and the reason stand in `dicomnode "
+            "status`. The sender is not told: its images were stored.",
+            table(
+                "Rules that refuse a series or a stack",
+                "Rule | What it refuses",
+                [(code(rule.rule), sentence(rule)) for rule in refusals()],
+            ),
+            f"The dose of a series may come from: {', '.join(map(code, get_args(DoseSource)))}. One that "
+            f"tells no usable dose is {dose}.",
+            "Results of this or another dicomnode that come back are recognised by their marks, which "
+            "survive the Basic De-identification Profile: value 4 of Image Type, the private code in "
+            "Derivation Code Sequence, the item of Contributing Equipment Sequence. Still, exclude them "
+            "from the rule that routes images to this node.",
+        ),
+    )
