@@ -13,16 +13,18 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import ExplicitVRBigEndian
 
 from dicomnode.__main__ import main
-from dicomnode.demo.acquisition import LowDoseScan, learn_scanner, missing_noise, scan_again
+from dicomnode.demo.acquisition import LowDoseScan, _reference, learn_scanner, missing_noise, scan_again
 from dicomnode.demo.room import check_room, make_room, note_what_was_made
 from dicomnode.demo.source import WHEEL_SHA256, SourceUnavailable, lidc_series
 from dicomnode.dicom.dose import read_dose
 from dicomnode.dicom.series import CtSeries, read_series
+from dicomnode.journey.matching import slice_facts
 from dicomnode.physics.noise import measure_noise
 from dicomnode.physics.simulation import Kernel, simulate_noise
 from dicomnode.physics.spectrum import flat_patches, noise_power, with_gain
 from tests.conftest import missing
 from tests.makers import make_series
+from tests.physics.test_anatomy import PIXEL_MM, belly, chest
 
 CACHE = Path.home() / ".cache" / "dicomnode"
 
@@ -88,6 +90,30 @@ def test_simulated_scan_has_the_noise_and_the_header_of_its_dose(tmp_path: Path,
     for keyword in ("XRayTubeCurrent", "CTDIvol"):
         before, after = (float(s.headers[0][keyword].value) for s in (original, written))
         assert after == pytest.approx(before * fraction, rel=0.02)
+
+
+def test_the_original_is_the_normal_scan_in_every_region_it_shows(tmp_path: Path) -> None:
+    """A site whose chest scans are generous and whose belly scans are frugal, scanned at a quarter."""
+    volume = np.stack([*[belly()] * 4, *[chest()] * 4])
+    doses = np.array([6.0] * 4 + [11.0] * 4)
+    full, low = (
+        make_series(
+            tmp_path / f"{share:g}",
+            volume,
+            pixel_spacing_mm=(PIXEL_MM, PIXEL_MM),
+            slice_spacing_mm=6.0,
+            effective_mas=list(150.0 / 11.0 * share * doses),
+            ctdivol_mgy=list(share * doses),
+        )
+        for share in (1.0, 0.25)
+    )
+    original = read_series(full)
+    table = _reference(original, low, 0.25)
+    facts = slice_facts(original, read_dose(original.headers), table)
+    assert [one.region for one in facts] == ["abdomen-pelvis"] * 4 + ["chest"] * 4
+    assert [one.ctdivol_mgy for one in facts] == pytest.approx([one.normal_ctdivol_mgy for one in facts])
+    assert table.version == "this-scanner"
+    assert len({row.region for row in table.regions}) == 4
 
 
 @pytest.mark.slow

@@ -52,6 +52,10 @@ def provenance() -> Provenance:
         max_change_hu=140.0,
         verdict="pass",
         verdict_reasons=(),
+        dose_decision="noise won in 3 of 3 slices: noisier than the tags say, a dose lower by a factor 4",
+        dose_reference="a-table-3",
+        regions="chest by image 2, abdomen-pelvis by tags 1",
+        size_flags=("FOV_TRUNCATED",),
         processed_at=datetime(2026, 3, 4, 12, 30, 15, tzinfo=UTC),
     )
 

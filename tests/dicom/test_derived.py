@@ -151,6 +151,7 @@ def test_what_the_header_says(tmp_path: Path, identity: Identity, provenance: Pr
     assert (image.SeriesDate, image.SeriesTime) == ("20260304", "070015")
     assert "start step 12 of 50" in image.DerivationDescription
     assert "0.25" in image.DerivationDescription
+    assert "noise won in 3 of 3 slices" in image.DerivationDescription
     gone = [
         "SmallestImagePixelValue",
         "IconImageSequence",

@@ -213,6 +213,16 @@ def test_dsrdump_reads_it(
     assert "Mean CTDIvol" in run.stdout
 
 
+def test_who_won_and_by_which_rows_is_in_the_report(
+    tmp_path: Path, identity: Identity, provenance: Provenance
+) -> None:
+    path = report_on(make_series(tmp_path / "s"), identity, provenance, tmp_path)
+    said = path.read_bytes()
+    assert b"dose decision=noise won in 3 of 3 slices: noisier than the tags say" in said
+    assert b"dose reference=a-table-3 regions=chest by image 2, abdomen-pelvis by tags 1" in said
+    assert b"size flags=FOV_TRUNCATED" in said
+
+
 @pytest.mark.parametrize("pattern", ["zoo/pydicom/*.dcm", "zoo/tcia_singles/*.dcm", "pairs/mayo/*z-58.6_*"])
 def test_reports_on_real_images(
     shared_data: Path,

@@ -1,5 +1,6 @@
 """Whole journeys: in by C-STORE, out by C-STORE, and everything between is the real thing."""
 
+import json
 import logging
 import sys
 import time
@@ -54,6 +55,11 @@ def test_a_series_goes_in_and_its_enhanced_twin_and_report_arrive(
         assert 0.0 < change.mean() < 200.0, "the pixels are neither those of the source nor of another"
     assert len(pacs.reports()) == 1
     assert pacs.asked[-1][1] == pacs.reports()[0], "the report goes last"
+    work = next(tmp_path.rglob("match.json")).parent
+    match, measure = (json.loads((work / name).read_text()) for name in ("match.json", "measure.json"))
+    assert match["told"] in results[0].DerivationDescription
+    assert [one["region"] for one in measure["slices"]] == ["chest"] * 5
+    assert measure["regions"].encode() in pacs.kept()[pacs.reports()[0]]
 
 
 def test_the_same_series_again_is_the_same_result(tmp_path: Path, pacs: Pacs, engine: NeedEngine) -> None:
