@@ -75,13 +75,13 @@ def write_report(
     if not derived_paths:
         raise ValueError("a report needs the derived images it reports on")
     source = decode_header(series.encoded_headers[0])
-    sources = [_evidence(header) for header in series.headers]
+    sources = list({text(header, "SOPInstanceUID"): _evidence(header) for header in series.headers}.values())
     derived = [_evidence(dcmread(one, stop_before_pixels=True)) for one in derived_paths]
     groups = _Groups(series, identity, provenance, generation)
     content = sr.MeasurementReport(
         observation_context=_observer(identity),
         procedure_reported=concepts.CT_PROCEDURE,
-        imaging_measurements=list(groups.all(_named(sources), _named(derived))),
+        imaging_measurements=list(groups.all(_named_sources(series), _named(derived))),
         title=concepts.REPORT_TITLE,
     )
     moment = local_moment(source, provenance.processed_at)
@@ -289,6 +289,19 @@ def _evidence(header: Dataset) -> Dataset:
 def _named(images: Sequence[Dataset]) -> list[sr.SourceImageForMeasurementGroup]:
     return [
         sr.SourceImageForMeasurementGroup(UID(one.SOPClassUID), UID(one.SOPInstanceUID)) for one in images
+    ]
+
+
+def _named_sources(series: CtSeries) -> list[sr.SourceImageForMeasurementGroup]:
+    """Each source object once, with the numbers of its frames where it has several."""
+    frames: dict[tuple[str, str], list[int]] = {}
+    for header, frame in zip(series.headers, series.frames, strict=True):
+        named = frames.setdefault((text(header, "SOPClassUID"), text(header, "SOPInstanceUID")), [])
+        if frame is not None:
+            named.append(frame)
+    return [
+        sr.SourceImageForMeasurementGroup(UID(sop_class), UID(uid), referenced_frame_numbers=named or None)
+        for (sop_class, uid), named in frames.items()
     ]
 
 
