@@ -39,7 +39,14 @@ COPIED = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "AccessionNumber"),
     *("ReferringPhysicianName", "StudyDate", "StudyTime", "SeriesDate", "SeriesTime", "ContentDate"),
     *("ContentTime", "Modality", "SeriesDescription", "Manufacturer", "ManufacturerModelName"),
-    *("BurnedInAnnotation", "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns"),
+    *(
+        "PatientPosition",
+        "BurnedInAnnotation",
+        "SamplesPerPixel",
+        "PhotometricInterpretation",
+        "Rows",
+        "Columns",
+    ),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue"),
 )
 
@@ -118,12 +125,6 @@ def _object(
     data.VolumeBasedCalculationTechnique = "NONE"
     data.PresentationLUTShape, data.LossyImageCompression = "IDENTITY", "00"
     data.AcquisitionContextSequence = DicomSequence()
-    data.PatientOrientationCodeSequence = DicomSequence(
-        [_code("102538003", "SCT", "recumbent", "PatientOrientationModifierCodeSequence")]
-    )
-    orientation = data.PatientOrientationCodeSequence[0]
-    orientation.PatientOrientationModifierCodeSequence = DicomSequence([_code("40199007", "SCT", "supine")])
-    data.PatientGantryRelationshipCodeSequence = DicomSequence([_code("102540008", "SCT", "headfirst")])
     _dimensions(data, images[0])
     if part is not None:
         data.ConcatenationUID = make_uid("concatenation", data.SeriesInstanceUID)
@@ -131,6 +132,15 @@ def _object(
         data.InConcatenationNumber, data.InConcatenationTotalNumber = part[:2]
         data.ConcatenationFrameOffsetNumber = part[2]
     return data
+
+
+def lie(data: Dataset, lying: tuple[str, str], entering: tuple[str, str]) -> None:
+    """Say how the patient lies by codes (value, meaning) in place of PatientPosition."""
+    del data.PatientPosition
+    data.PatientOrientationCodeSequence = DicomSequence([_code("102538003", "SCT", "recumbent")])
+    modifier = DicomSequence([_code(lying[0], "SCT", lying[1])])
+    data.PatientOrientationCodeSequence[0].PatientOrientationModifierCodeSequence = modifier
+    data.PatientGantryRelationshipCodeSequence = DicomSequence([_code(entering[0], "SCT", entering[1])])
 
 
 def _dimensions(data: Dataset, image: Dataset) -> None:
@@ -188,6 +198,7 @@ def _acquisition(group: Dataset, image: Dataset) -> None:
     reconstruction.ConvolutionKernelGroup = "SOFT_TISSUE"
     reconstruction.ReconstructionAlgorithm = "FILTER_BACK_PROJ"
     reconstruction.ReconstructionDiameter = f"{float(image.PixelSpacing[0]) * image.Columns:.6g}"
+    reconstruction.ReconstructionPixelSpacing = [float(one) for one in image.PixelSpacing]
     reconstruction.ReconstructionAngle, reconstruction.ImageFilter = 360.0, "NONE"
     position = _macro(group, "CTPositionSequence")
     position.TablePosition = 0.0
@@ -232,11 +243,9 @@ def _put(group: Dataset, keyword: str, image: Dataset, *names: str) -> None:
         item[name] = image[name]
 
 
-def _code(value: str, scheme: str, meaning: str, empty: str = "") -> Dataset:
+def _code(value: str, scheme: str, meaning: str) -> Dataset:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
-    if empty:
-        setattr(item, empty, DicomSequence())
     return item
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from pydicom.datadict import keyword_for_tag
+from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.tag import BaseTag
@@ -85,11 +85,17 @@ ExposureTimeInms XRayTubeCurrentInmA TubeAngle ConstantVolumeFlag FluoroscopyFla
 DistanceSourceToDataCollectionCenter ReconstructionAlgorithm ConvolutionKernelGroup
 ReconstructionFieldOfView ReconstructionAngle ReconstructionPixelSpacing ImageFilter TablePosition
 ContrastBolusAgentSequence ContrastBolusUsageSequence ImageType PresentationLUTShape
+PatientOrientationCodeSequence PatientGantryRelationshipCodeSequence
 """
 
 ENHANCED_ONLY: Final = frozenset(_ENHANCED_ONLY.split())
 """What a classic CT image has no place for. AcquisitionType stays: classic images of many scanners carry it,
 and it says how Exposure is meant."""
+
+
+LYING: Final = {"40199007": "S", "1240000": "P", "102535000": "DR", "102536004": "DL"}
+ENTERING: Final = {"102540008": "HF", "102541007": "FF"}
+"""SNOMED CT codes of CID 20 and CID 21, and their letters in PatientPosition (0018,5100)."""
 
 
 def flat_headers(header: Dataset, name: str) -> tuple[Dataset, ...]:
@@ -147,9 +153,17 @@ def _flat(header: Dataset, common: Dataset, group: Dataset, frame: int) -> Datas
     _take(flat, common, tags_of(common))
     _merge_groups(flat, group)
     _name_classically(flat)
-    flat.InstanceNumber = frame
+    _put(flat, "InstanceNumber", frame)
     flat.file_meta = header.file_meta
     return flat
+
+
+def _put(flat: Dataset, keyword: str, value: object) -> None:
+    """Set a value in an element of its own: the one that is there may belong to the other frames too."""
+    tag = tag_for_keyword(keyword)
+    if tag is None:
+        raise AssertionError(f"{keyword} is no DICOM keyword")
+    flat.add_new(tag, dictionary_VR(tag), value)
 
 
 def _take(flat: Dataset, source: Dataset, tags: Iterable[BaseTag]) -> None:
@@ -192,20 +206,22 @@ def _name_classically(flat: Dataset) -> None:
     """Give the values that a classic header has under another name that name."""
     image_type = _image_type(flat)
     if image_type:
-        flat.ImageType = image_type
+        _put(flat, "ImageType", image_type)
     if text(flat, "FrameAcquisitionNumber"):
-        flat.AcquisitionNumber = text(flat, "FrameAcquisitionNumber")
+        _put(flat, "AcquisitionNumber", text(flat, "FrameAcquisitionNumber"))
     moment = re.fullmatch(
         r"(\d{8})(\d{2,6}(?:\.\d{1,6})?)?([+-]\d{4})?", text(flat, "FrameAcquisitionDateTime")
     )
     if moment:
-        flat.AcquisitionDateTime, flat.AcquisitionDate = moment[0], moment[1]
+        _put(flat, "AcquisitionDateTime", moment[0])
+        _put(flat, "AcquisitionDate", moment[1])
         if moment[2]:
-            flat.AcquisitionTime = moment[2]
+            _put(flat, "AcquisitionTime", moment[2])
     _name_anatomy(flat)
+    _name_position(flat)
     agent = _contrast_agent(flat)
     if agent:
-        flat.ContrastBolusAgent = agent
+        _put(flat, "ContrastBolusAgent", agent)
 
 
 def _image_type(flat: Dataset) -> list[str]:
@@ -225,9 +241,18 @@ def _name_anatomy(flat: Dataset) -> None:
     for region in items(flat, "AnatomicRegionSequence")[:1]:
         word = text(region, "CodeMeaning").upper()
         if not text(flat, "BodyPartExamined") and re.fullmatch(r"[A-Z0-9 _]{1,16}", word):
-            flat.BodyPartExamined = word
+            _put(flat, "BodyPartExamined", word)
     if text(flat, "FrameLaterality") in ("L", "R") and not text(flat, "Laterality"):
-        flat.Laterality = text(flat, "FrameLaterality")
+        _put(flat, "Laterality", text(flat, "FrameLaterality"))
+
+
+def _name_position(flat: Dataset) -> None:
+    """PatientPosition from the codes that stand for it; left alone where they say something else."""
+    for orientation in items(flat, "PatientOrientationCodeSequence")[:1]:
+        lying = LYING.get(code_of(orientation, "PatientOrientationModifierCodeSequence")[0])
+        entering = ENTERING.get(code_of(flat, "PatientGantryRelationshipCodeSequence")[0])
+        if lying and entering and not text(flat, "PatientPosition"):
+            _put(flat, "PatientPosition", entering + lying)
 
 
 def _contrast_agent(flat: Dataset) -> str:
@@ -255,12 +280,12 @@ def encode_classic(flat: Dataset) -> bytes:
     SOP Instance UID stays that of the object; everything that only a multi-frame object has is left out.
     """
     image = copy_elements(flat, lambda tag: not tag.is_private and keyword_for_tag(tag) not in ENHANCED_ONLY)
-    image.SOPClassUID = CTImageStorage
-    image.ImageType = list(texts(flat, "ImageType"))
+    _put(image, "SOPClassUID", CTImageStorage)
+    _put(image, "ImageType", list(texts(flat, "ImageType")))
     for classic, precise in INTEGER_STRINGS:
         value = number(flat, precise)
         if value is not None and not text(flat, classic):
-            setattr(image, classic, round(value))
+            _put(image, classic, round(value))
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage
     meta.MediaStorageSOPInstanceUID = UID(text(flat, "SOPInstanceUID"))
