@@ -6,7 +6,7 @@ numbers and positions leave a hole, and whether the association that brought it 
 =========  ============================================================  =======================
 evidence   what is seen                                                  waits, since the last one
 =========  ============================================================  =======================
-closed     no hole in numbers or positions, associations released        closed_seconds
+closed     no hole in numbers, positions, parts; associations released   closed_seconds
 quiet      nothing proves it, nothing speaks against it                  quiet_seconds
 gap        numbers and positions agree that something is missing         give_up_seconds
 =========  ============================================================  =======================
