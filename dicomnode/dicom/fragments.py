@@ -46,7 +46,7 @@ def frame_extents(
 
     :raises BrokenInstance: fragments are cut off, or an offset table contradicts them.
     """
-    table, fragments = _walk(file, at, size)
+    table, fragments = _walk(file, at, size, frames)
     if extended is not None and extended[0]:
         return _by_extended_table(fragments, frames, *extended)
     if table:
@@ -60,13 +60,15 @@ def frame_extents(
     return _by_end_markers(file, fragments, frames)
 
 
-def _walk(file: BinaryIO, at: int, size: int) -> tuple[tuple[int, ...], list[Extent]]:
+def _walk(file: BinaryIO, at: int, size: int, frames: int) -> tuple[tuple[int, ...], list[Extent]]:
     """The basic offset table and the fragments."""
     first = _item(file, at, size)
     if first is None:
         raise BrokenInstance("the compressed pixel data have no fragments")
-    if first.length % 4:
-        raise BrokenInstance("the basic offset table is damaged")
+    if first.length not in (0, 4 * frames):
+        raise BrokenInstance(
+            f"the basic offset table has {first.length} bytes; {frames} frames have one of {4 * frames}"
+        )
     file.seek(first.at)
     table = struct.unpack(f"<{first.length // 4}I", file.read(first.length))
     fragments: list[Extent] = []

@@ -16,12 +16,14 @@ from pydicom.filewriter import dcmwrite
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
-from dicomnode.dicom.values import code_of, items, number, tags_of, text, texts
+from dicomnode.dicom.admission import label
+from dicomnode.dicom.values import UNREADABLE, code_of, items, number, tags_of, text, texts
 from dicomnode.dicom.verbatim import copy_elements
 from dicomnode.errors import BrokenInstance, MixedSeries
 
 SHARED: Final = "SharedFunctionalGroupsSequence"
 PER_FRAME: Final = "PerFrameFunctionalGroupsSequence"
+MOST_FRAMES: Final = 20_000
 
 MERGED: Final = frozenset(
     {"PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence", "FrameContentSequence"}
@@ -129,11 +131,13 @@ _LEFT_BEHIND: Final = frozenset({SHARED, PER_FRAME, "NumberOfFrames", "Dimension
 def frame_count(header: Dataset, name: str) -> int:
     """NumberOfFrames (0028,0008).
 
-    :raises BrokenInstance: missing, or not a whole number above 0.
+    :raises BrokenInstance: missing, or not a whole number from 1 to `MOST_FRAMES`.
     """
     frames = number(header, "NumberOfFrames") or 0.0
-    if frames < 1 or frames != int(frames):
-        raise BrokenInstance(f"{name}: NumberOfFrames (0028,0008) is missing or not a whole number above 0")
+    if not 1 <= frames <= MOST_FRAMES or frames != int(frames):
+        raise BrokenInstance(
+            f"{name}: NumberOfFrames (0028,0008) is missing or not a whole number from 1 to {MOST_FRAMES}"
+        )
     return int(frames)
 
 
@@ -278,8 +282,10 @@ def encode_classic(flat: Dataset) -> bytes:
     """The bytes of a classic CT Image Storage header (Part 10, Explicit VR Little Endian) of one frame.
 
     SOP Instance UID stays that of the object; everything that only a multi-frame object has is left out.
+
+    :raises BrokenInstance: a value cannot be written as what it was read as.
     """
-    image = copy_elements(flat, lambda tag: not tag.is_private and keyword_for_tag(tag) not in ENHANCED_ONLY)
+    image = copy_elements(flat, _is_classic)
     _put(image, "SOPClassUID", CTImageStorage)
     _put(image, "ImageType", list(texts(flat, "ImageType")))
     for classic, precise in INTEGER_STRINGS:
@@ -293,5 +299,15 @@ def encode_classic(flat: Dataset) -> bytes:
     stream = io.BytesIO()
     file = FileDataset(stream, image, preamble=b"\0" * 128, file_meta=meta)
     file.set_original_encoding(False, True, image.original_character_set)
-    dcmwrite(stream, file, implicit_vr=False, little_endian=True, enforce_file_format=True)
+    try:
+        dcmwrite(stream, file, implicit_vr=False, little_endian=True, enforce_file_format=True)
+    except UNREADABLE as error:
+        raise BrokenInstance(
+            f"{label(flat)}: its header holds a value that cannot be written ({type(error).__name__})"
+        ) from error
     return stream.getvalue()
+
+
+def _is_classic(tag: BaseTag) -> bool:
+    """Below 0008 lie commands and file meta."""
+    return tag.group >= 0x0008 and not tag.is_private and keyword_for_tag(tag) not in ENHANCED_ONLY

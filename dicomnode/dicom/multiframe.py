@@ -17,6 +17,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.filereader import read_file_meta_info
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from dicomnode.dicom.admission import MULTI_FRAME_CLASSES
@@ -31,9 +32,12 @@ LARGEST_DECODED_BYTES: Final = 2**30
 """2048 frames of 512 x 512 pixels."""
 PIXEL_BYTES: Final = 2
 
-PIXEL_ATTRIBUTES: Final = (
-    *("SOPClassUID", "InstanceNumber", "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns"),
-    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+PIXEL_ATTRIBUTES: Final = tuple(
+    Tag(keyword)
+    for keyword in (
+        *("SOPClassUID", "InstanceNumber", "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns"),
+        *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    )
 )
 """What a frame needs to be decoded and named."""
 
@@ -213,9 +217,10 @@ def _read_extent(file: BinaryIO, extent: Extent) -> bytes:
 def _single(header: Dataset, encoded: bytes, syntax: str) -> Dataset:
     """A frame as a single-frame data set, for the checks and decoders of single images."""
     image = Dataset()
-    for keyword in PIXEL_ATTRIBUTES:
-        if keyword in header:
-            setattr(image, keyword, value_of(header, keyword))
+    for tag in PIXEL_ATTRIBUTES:
+        element = header.get_item(tag)
+        if element is not None:
+            image[tag] = element
     image.file_meta = header.file_meta
     if encoded:
         compressed = syntax not in NATIVE
