@@ -199,7 +199,7 @@ def _take_agreed(flat: Dataset, found: Sequence[Dataset]) -> None:
     for tag in tags_of(found[0]) if found else ():
         keyword = keyword_for_tag(tag)
         told = {text(item, keyword) for item in found}
-        if keyword and not tag.is_private and keyword not in PER_PATH and len(told) == 1:
+        if keyword and not tag.is_private and len(told) == 1:
             _take(flat, found[0], (tag,))
     for keyword in {keyword_for_tag(tag) for item in found for tag in tags_of(item)} & PER_PATH:
         if keyword in flat:

@@ -225,6 +225,9 @@ def test_a_frame_knows_the_contrast_agents_that_it_was_made_with(tmp_path: Path,
 
 
 def test_headers_of_frames_share_no_element_that_can_change(tmp_path: Path, classic: list[Path]) -> None:
+    source = multiframe.read_multi_frame(make_enhanced(tmp_path / "s.dcm", classic))
+    assert source.header.InstanceNumber == 1, "converted in place before the frames are made"
+    assert [header.InstanceNumber for header in source.headers] == [1, 2, 3, 4, 5, 6]
     series = read_series([make_enhanced(tmp_path / "m.dcm", classic)])
     for at, header in enumerate(series.headers, start=1):
         assert int(header.InstanceNumber) == int(decode_header(series.encoded_headers[at - 1]).InstanceNumber)
@@ -459,6 +462,8 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path, syntax) -> None:
         cut.write_bytes(whole[:length])
         with pytest.raises(errors.SeriesRefused):
             read_series([cut])
+        with pytest.raises(errors.SeriesRefused):
+            read_headers([cut])
 
 
 @pytest.mark.parametrize(
