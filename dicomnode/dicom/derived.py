@@ -146,11 +146,8 @@ def _new_values(
     moment = local_moment(source, provenance.processed_at)
     date, time = moment.strftime("%Y%m%d"), moment.strftime("%H%M%S")
     origin, frame = series.headers[index], series.frames[index]
-    instance_uid = text(origin, "SOPInstanceUID")
-    # No UID holds a number sign: a frame is never taken for another instance.
-    instance = instance_uid if frame is None else f"{instance_uid}#{frame}"
     return {
-        "SOPInstanceUID": derived_uid(identity, "instance", instance, pipeline, generation),
+        "SOPInstanceUID": derived_uid(identity, "instance", series.image_name(index), pipeline, generation),
         "SeriesInstanceUID": derived_series_uid(series, identity, provenance, generation),
         "InstanceCreatorUID": identity.device_uid,
         "ImageType": ["DERIVED", identity.image_type2, "AXIAL", marks.IMAGE_TYPE_TERM],

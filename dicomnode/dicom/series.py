@@ -113,6 +113,10 @@ class CtSeries:
         """Number of slices."""
         return len(self.headers)
 
+    def image_name(self, index: int) -> str:
+        """What no other image has: the SOP Instance UID, and the frame's number where it has several."""
+        return _image_name(self.headers[index], self.frames[index])
+
 
 @dataclass(frozen=True, eq=False)
 class _Instance:
@@ -126,13 +130,17 @@ class _Instance:
 
     @property
     def name(self) -> str:
-        """What is unique to this image: the SOP Instance UID, and the frame where there are several."""
-        uid = text(self.header, "SOPInstanceUID")
-        return uid if self.frame is None else f"{uid}#{self.frame}"
+        return _image_name(self.header, self.frame)
 
     @property
     def transfer_syntax(self) -> str:
         return str(self.header.file_meta.get("TransferSyntaxUID", ""))
+
+
+def _image_name(header: Dataset, frame: int | None) -> str:
+    """No UID holds a number sign: a frame is never taken for another instance."""
+    uid = text(header, "SOPInstanceUID")
+    return uid if frame is None else f"{uid}#{frame}"
 
 
 def read_headers(paths: Sequence[Path]) -> tuple[Dataset, ...]:
