@@ -551,3 +551,27 @@ def test_real_multi_frame_files(shared_data: Path) -> None:
     assert [list(header.PixelSpacing) for header in frames] == [[0.7, 0.7]] * 3
     with pytest.raises(errors.Undecodable):
         read_series([zoo / "cornerstone" / "CT0012.fragmented_no_bot_jpeg_baseline.51.dcm"])
+
+
+@pytest.mark.parametrize(
+    ("folder", "pattern"),
+    [
+        ("ct/rider-011", "1-00*.dcm"),
+        ("ct/lung-dx-a0002", "1-0*.dcm"),
+        ("ct/cmb-crc-01068-lung-kernel", "*.dcm"),
+        ("ct/adit-fruit", "*1001*H42s*"),
+    ],
+)
+def test_real_series_converted_by_highdicom_are_read_alike(
+    tmp_path: Path, shared_data: Path, folder: str, pattern: str, identity: Identity, provenance: Provenance,
+    object_errors: Errors,
+) -> None:  # fmt: skip
+    paths = sorted((shared_data / folder).glob(pattern))[:9]
+    assert len(paths) > 3
+    plain = read_series(paths)
+    series = read_series([make_legacy(tmp_path / "m.dcm", paths)])
+    assert same_images(series, plain)
+    assert read_dose(series.headers) == read_dose(plain.headers)
+    derived = write_derived(series, series.hounsfield, identity, provenance, tmp_path / "frames")
+    classic = write_derived(plain, plain.hounsfield, identity, provenance, tmp_path / "classic")
+    assert object_errors(derived[0]) <= object_errors(classic[0])
