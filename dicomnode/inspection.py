@@ -139,7 +139,7 @@ def look(stack: Stack, dose: Dose, engine: NeedEngine) -> Finding:
         series = read_series(stack.paths)
     except SeriesRefused as refusal:
         return replace(_refused(finding, refusal), dose=_dose_if_scan(headers))
-    return _measured(finding, series, dose, engine)
+    return _measured(stack, series, dose, engine)
 
 
 def _dose_if_scan(headers: Sequence[Dataset]) -> DoseFinding | None:
@@ -168,7 +168,8 @@ def _refused(finding: Finding, refusal: SeriesRefused) -> Finding:
     return replace(finding, accepted=False, rule=refusal.rule, reason=str(refusal))
 
 
-def _measured(finding: Finding, series: CtSeries, dose: Dose, engine: NeedEngine) -> Finding:
+def _measured(stack: Stack, series: CtSeries, dose: Dose, engine: NeedEngine) -> Finding:
+    finding = _about(series.headers[0], stack)
     reading = read_dose(series.headers)
     facts = slice_facts(series, reading, dose.reference)
     diameters_mm = [one.diameter_mm for one in facts if one.diameter_mm > 0]

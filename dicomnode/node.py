@@ -27,6 +27,7 @@ from dicomnode.journey.job import Job, Observer, read_jobs, retry_requests
 from dicomnode.journey.workflow import Journey
 from dicomnode.network import part10, protocol
 from dicomnode.network.completeness import Arrival, Completion, SeriesWatch
+from dicomnode.network.filing import arrival_of
 from dicomnode.network.header import read_header
 from dicomnode.network.receive import AssociationOutcome, ReceivedInstance, Receiver
 from dicomnode.settings import Settings
@@ -291,6 +292,4 @@ class _Desk:
             if meta.sop_class_uid in protocol.DOSE_REPORT_CLASSES:
                 self.journey.reports.add(header.study_instance_uid, header.sop_instance_uid, path)
             else:
-                number, position_mm = header.instance_number, header.position_mm
-                arrival = Arrival(header.sop_instance_uid, number, position_mm, at_seconds)
-                yield header.series_instance_uid, arrival
+                yield header.series_instance_uid, arrival_of(header, at_seconds)

@@ -248,7 +248,7 @@ def _write(
 ) -> Path:
     dataset = copy_elements(decode_header(series.encoded_headers[k]), _is_plain)
     dataset.SeriesInstanceUID = series_uid
-    dataset.SOPInstanceUID = generate_uid(entropy_srcs=[series_uid, str(series.headers[k].SOPInstanceUID)])
+    dataset.SOPInstanceUID = generate_uid(entropy_srcs=[series_uid, series.image_name(k)])
     dataset.SeriesNumber = int(dataset.get("SeriesNumber") or 0) + 1
     dataset.SeriesDescription = f"Simulated, {100 * fraction:g} % dose"
     _write_dose(dataset, series.headers[k], fraction)

@@ -253,11 +253,12 @@ def _readable(paths: Sequence[Path]) -> CtSeries:
 
 
 def _middle(whole: CtSeries, count: int | None) -> CtSeries:
-    """So many contiguous slices from the middle, or the whole."""
-    if count is None or count >= len(whole.source_paths):
+    """So many contiguous slices from the middle, or the whole; the frames of one file stay together."""
+    if count is None or count >= len(set(whole.source_paths)):
         return whole
-    first = (len(whole.source_paths) - count) // 2
-    return read_series(whole.source_paths[first : first + count])
+    paths = tuple(dict.fromkeys(whole.source_paths))
+    first = (len(paths) - count) // 2
+    return read_series(paths[first : first + count])
 
 
 def _returned(archive: Archive, like: CtSeries) -> Volume:

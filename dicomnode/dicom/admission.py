@@ -40,13 +40,21 @@ SPECTRAL_WORDS: Final = frozenset(
 )
 """ImageType value 4 of multi-energy images (PS3.3 C.8.2.1.1.1)."""
 
+MULTI_FRAME_CLASSES: Final = frozenset(
+    {str(EnhancedCTImageStorage), str(LegacyConvertedEnhancedCTImageStorage)}
+)
+
 HOUNSFIELD_NAMES: Final = ("HU", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS")
 
 
 def label(header: Dataset) -> str:
-    """How a message names an image: by its InstanceNumber, which says nothing about the patient."""
+    """How a message names an image: by its InstanceNumber, which says nothing about the patient.
+
+    In the header of one frame of a multi-frame object that is the number of the frame.
+    """
     value = text(header, "InstanceNumber")
-    return f"instance number {value}" if value.isdigit() else "an instance without a number"
+    kind = "frame" if text(header, "SOPClassUID") in MULTI_FRAME_CLASSES else "instance number"
+    return f"{kind} {value}" if value.isdigit() else "an instance without a number"
 
 
 def admit(header: Dataset) -> None:
@@ -71,14 +79,14 @@ def holds_projections(header: Dataset) -> bool:
 
 
 def is_ct_image(header: Dataset) -> None:
-    """Single-frame CT Image Storage with modality CT."""
+    """CT Image Storage, or one frame of an Enhanced or Legacy Converted one, with modality CT."""
     sop_class = text(header, "SOPClassUID")
-    if sop_class in (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage):
+    if sop_class in MULTI_FRAME_CLASSES and "PerFrameFunctionalGroupsSequence" in header:
         raise NotCt(
-            f"{label(header)} is a multi-frame (Enhanced or Legacy Converted) CT object; only single-frame "
-            "CT Image Storage is enhanced: send the classic series"
+            "a multi-frame CT object whose file meta information (0002,0002) name another class; correct "
+            "them and send it again"
         )
-    if sop_class != CTImageStorage:
+    if sop_class != CTImageStorage and sop_class not in MULTI_FRAME_CLASSES:
         raise NotCt(f"{label(header)} has SOP Class UID {sop_class or 'missing'}, not CT Image Storage")
     if text(header, "Modality") != "CT":
         raise NotCt(

@@ -122,7 +122,7 @@ def _derive(
     for keyword in MUST_STAND:
         if keyword not in image:
             setattr(image, keyword, None)
-    values = _new_values(series, source, identity, provenance, generation)
+    values = _new_values(series, index, source, identity, provenance, generation)
     if not identity.keep_manufacturer:
         values |= _our_equipment(identity)
     for keyword, value in values.items():
@@ -130,19 +130,24 @@ def _derive(
             raise AssertionError(f"{keyword} is written without a row in the attribute policy")
         setattr(image, keyword, value)
     if series.lossy_ratio is not None:
-        _say_lossy(image, source, series.lossy_ratio)
+        _say_lossy(image, series.headers[index], series.lossy_ratio)
     return image
 
 
 def _new_values(
-    series: CtSeries, source: Dataset, identity: Identity, provenance: Provenance, generation: int
+    series: CtSeries,
+    index: int,
+    source: Dataset,
+    identity: Identity,
+    provenance: Provenance,
+    generation: int,
 ) -> dict[str, object]:
     pipeline = provenance.pipeline_digest
     moment = local_moment(source, provenance.processed_at)
     date, time = moment.strftime("%Y%m%d"), moment.strftime("%H%M%S")
-    instance_uid = text(source, "SOPInstanceUID")
+    origin, frame = series.headers[index], series.frames[index]
     return {
-        "SOPInstanceUID": derived_uid(identity, "instance", instance_uid, pipeline, generation),
+        "SOPInstanceUID": derived_uid(identity, "instance", series.image_name(index), pipeline, generation),
         "SeriesInstanceUID": derived_series_uid(series, identity, provenance, generation),
         "InstanceCreatorUID": identity.device_uid,
         "ImageType": ["DERIVED", identity.image_type2, "AXIAL", marks.IMAGE_TYPE_TERM],
@@ -157,8 +162,8 @@ def _new_values(
         "RescaleType": "HU",
         "DerivationDescription": derivation_text(identity, provenance),
         "DerivationCodeSequence": _sequence(_code(*marks.SMOOTHING_CODE), _code(*marks.DENOISING_CODE)),
-        "SourceImageSequence": _sequence(_source_image(source)),
-        "ReferencedSeriesSequence": _referenced_series(source),
+        "SourceImageSequence": _sequence(_source_image(origin, frame)),
+        "ReferencedSeriesSequence": _referenced_series(source, origin),
         "ContributingEquipmentSequence": contributing_equipment(source, identity, provenance, moment),
         "ContentQualification": identity.content_qualification,
         "ImageComments": _comment(provenance),
@@ -277,15 +282,20 @@ def _processor(identity: Identity, provenance: Provenance, moment: datetime) -> 
     return item
 
 
-def _source_image(source: Dataset) -> Dataset:
-    item = _reference(source)
+def _source_image(origin: Dataset, frame: int | None) -> Dataset:
+    item = _reference(origin)
+    if frame is not None:
+        item.ReferencedFrameNumber = frame
     item.SpatialLocationsPreserved = "YES"
     item.PurposeOfReferenceCodeSequence = _sequence(_code(*SOURCE_PURPOSE))
     return item
 
 
-def _referenced_series(source: Dataset) -> DicomSequence:
-    """Common Instance Reference (PS3.3 C.12.2): the source's other series, and the source image."""
+def _referenced_series(source: Dataset, origin: Dataset) -> DicomSequence:
+    """Common Instance Reference (PS3.3 C.12.2): the source's other series, and the source image.
+
+    `origin` is the source's header as it was read: a frame's own header names its multi-frame class.
+    """
     series_uid = text(source, "SeriesInstanceUID")
     others = [
         copy_elements(item, lambda tag: not tag.is_private)
@@ -294,7 +304,7 @@ def _referenced_series(source: Dataset) -> DicomSequence:
     ]
     own = Dataset()
     own.SeriesInstanceUID = series_uid
-    own.ReferencedInstanceSequence = _sequence(_reference(source))
+    own.ReferencedInstanceSequence = _sequence(_reference(origin))
     return DicomSequence([own, *others])
 
 
@@ -305,13 +315,13 @@ def _reference(source: Dataset) -> Dataset:
     return item
 
 
-def _say_lossy(image: Dataset, source: Dataset, ratio: float) -> None:
+def _say_lossy(image: Dataset, origin: Dataset, ratio: float) -> None:
     """Pixels that arrived lossy stay lossy, also where the source does not say so (PS3.3 C.7.6.1.1.5)."""
     image.LossyImageCompression = "01"
     if "LossyImageCompressionRatio" not in image:
         image.LossyImageCompressionRatio = f"{ratio:g}"
     if "LossyImageCompressionMethod" not in image:
-        near_lossless = text(source.file_meta, "TransferSyntaxUID") == JPEGLS_NEAR_LOSSLESS
+        near_lossless = text(origin.file_meta, "TransferSyntaxUID") == JPEGLS_NEAR_LOSSLESS
         image.LossyImageCompressionMethod = "ISO_14495_1" if near_lossless else "ISO_15444_1"
 
 

@@ -165,18 +165,21 @@ def private_scheme() -> CodingSchemeIdentificationItem:
 
 
 class Reference(NamedTuple):
-    """One image, as other objects name it."""
+    """One image, as other objects name it: an instance, or a frame of one (counted from 1)."""
 
     sop_class_uid: str
     sop_instance_uid: str
     series_instance_uid: str
     study_instance_uid: str
+    frame: int | None = None
 
     def item(self) -> Dataset:
         """An item of a sequence of references."""
         item = Dataset()
         item.add_new("ReferencedSOPClassUID", "UI", self.sop_class_uid)
         item.add_new("ReferencedSOPInstanceUID", "UI", self.sop_instance_uid)
+        if self.frame is not None:
+            item.add_new("ReferencedFrameNumber", "IS", self.frame)
         return item
 
     def evidence(self) -> Dataset:
@@ -194,9 +197,15 @@ class Reference(NamedTuple):
 _NAMES: Final = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 
 
-def reference(header: Dataset) -> Reference:
+def reference(header: Dataset, frame: int | None = None) -> Reference:
     """How an image is named."""
-    return Reference(*(text(header, keyword) for keyword in _NAMES))
+    sop_class, sop_instance, series, study = (text(header, keyword) for keyword in _NAMES)
+    return Reference(sop_class, sop_instance, series, study, frame)
+
+
+def instances(references: Iterable[Reference]) -> list[Reference]:
+    """Every instance once, without its frames."""
+    return list({one.sop_instance_uid: one._replace(frame=None) for one in references}.values())
 
 
 def references_in(paths: Sequence[Path]) -> list[Reference]:
@@ -213,9 +222,9 @@ def references_in(paths: Sequence[Path]) -> list[Reference]:
 
 
 def evidence_of(references: Iterable[Reference]) -> list[Dataset]:
-    """Every image once, under its series and study: Current Requested Procedure Evidence (PS3.3 C.17.2)."""
+    """Every instance once, under its series and study: Current Requested Procedure Evidence (C.17.2)."""
     studies: dict[str, dict[str, list[Dataset]]] = {}
-    for one in references:
+    for one in instances(references):
         series = studies.setdefault(one.study_instance_uid, {})
         series.setdefault(one.series_instance_uid, []).append(one.item())
     return [_study_item(uid, series) for uid, series in studies.items()]

@@ -172,10 +172,16 @@ def _candidates(header: Dataset, current: float) -> tuple[float | None, float | 
     rotation, pitch = rotation_seconds(header), spiral_pitch(header)
     milliseconds = number(header, "ExposureTime") or number(header, "ExposureTimeInms")
     by_time = current * milliseconds / 1000 if milliseconds and milliseconds > 0 else None
+    per_pitch = by_time / pitch if by_time and pitch and not _is_per_pitch(header) else None
     by_rotation = None
     if rotation is not None and (pitch is not None or not is_spiral(header)):
         by_rotation = current * rotation / (pitch or 1.0)
-    return by_rotation, by_time, by_time / pitch if by_time and pitch else None
+    return by_rotation, by_time, per_pitch
+
+
+def _is_per_pitch(header: Dataset) -> bool:
+    """ExposureTimeInms of Enhanced CT is the rotation divided by the pitch already (PS3.3 C.8.15.3.8)."""
+    return not number(header, "ExposureTime") and is_spiral(header)
 
 
 def _computed(
@@ -184,7 +190,7 @@ def _computed(
     by_rotation, by_time, by_time_and_pitch = candidates
     # Philips writes rotation / pitch as ExposureTime, the others the rotation.
     philips = text(header, "Manufacturer").upper().startswith("PHILIPS")
-    mas = by_rotation or (by_time if philips else by_time_and_pitch)
+    mas = by_rotation or (by_time if philips or _is_per_pitch(header) else by_time_and_pitch)
     if mas is None and not is_spiral(header):
         mas = by_time
     if mas is not None:

@@ -17,11 +17,19 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.coding import Code
+from pydicom.uid import CTImageStorage
 from pydicom.valuerep import DSfloat
 
 from dicomnode.dicom import concepts
 from dicomnode.dicom.derived import plain_text
-from dicomnode.dicom.envelope import Envelope, Reference, private_scheme, reference, references_in
+from dicomnode.dicom.envelope import (
+    Envelope,
+    Reference,
+    instances,
+    private_scheme,
+    reference,
+    references_in,
+)
 from dicomnode.dicom.marks import PRIVATE_SCHEME
 from dicomnode.dicom.pixels import rescale
 from dicomnode.dicom.provenance import Identity, Provenance
@@ -173,7 +181,7 @@ def _write(
     """As many objects as it takes, each with a run of slices."""
     series = envelope.series
     lossy = dcmread(derived_paths[0], stop_before_pixels=True, specific_tags=list(LOSSY))
-    planes = [_plane(envelope, header, lossy) for header in series.headers]
+    planes = [_plane(envelope, index, lossy) for index in range(series.slices)]
     derived = references_in(derived_paths)
     frame_bytes = series.stored[0].size * np.dtype(told.kind_of_pixel).itemsize
     most = max(1, largest_bytes // frame_bytes)
@@ -229,6 +237,10 @@ def _object(
         made.Laterality = ""
     _name_dimensions(made, envelope.uid(f"{told.kind} {number} dimensions"))
     order = _order(made, {str(planes[index].SOPInstanceUID): index for index in run})
+    if any(frame is not None for frame in series.frames):
+        _name_frames(
+            made, {str(planes[k].SOPInstanceUID): reference(series.headers[k], series.frames[k]) for k in run}
+        )
     _say_what_was_done(made, told, [derived[index] for index in order])
     if len(set(told.slopes)) > 1:
         _map_each(made, [_mapping(told, index) for index in order])
@@ -253,9 +265,13 @@ def _mapping(told: _Map, index: int) -> pm.RealWorldValueMapping:
     return mapping
 
 
-def _plane(envelope: Envelope, header: Dataset, lossy: Dataset) -> Dataset:
-    """Where a slice lies, for highdicom: a frame of one pixel in the corner of the slice."""
+def _plane(envelope: Envelope, index: int, lossy: Dataset) -> Dataset:
+    """Where a slice lies, for highdicom: an image of one pixel in the corner of the slice."""
+    header = envelope.series.headers[index]
     plane = reference(header).evidence()
+    if envelope.series.frames[index] is not None:
+        # highdicom takes frames of several objects only as single images; `_name_frames` takes this back
+        plane.SOPClassUID, plane.SOPInstanceUID = CTImageStorage, envelope.uid(f"plane {index}")
     plane.Rows = plane.Columns = 1
     plane.FrameOfReferenceUID = text(header, "FrameOfReferenceUID") or envelope.uid("frame-of-reference")
     plane.PositionReferenceIndicator = text(header, "PositionReferenceIndicator")
@@ -288,6 +304,17 @@ def _order(made: Dataset, index_of: dict[str, int]) -> list[int]:
     frames = made.PerFrameFunctionalGroupsSequence
     sources = [frame.DerivationImageSequence[0].SourceImageSequence[0] for frame in frames]
     return [index_of[str(source.ReferencedSOPInstanceUID)] for source in sources]
+
+
+def _name_frames(made: Dataset, source_of: dict[str, Reference]) -> None:
+    """Frames of multi-frame sources under their real names: highdicom took them for images of their own."""
+    for frame in made.PerFrameFunctionalGroupsSequence:
+        for source in frame.DerivationImageSequence[0].SourceImageSequence:
+            source.update(source_of[str(source.ReferencedSOPInstanceUID)].item())
+    sources = [one.item() for one in instances(source_of.values())]
+    made.SourceImageSequence = DicomSequence(sources)
+    for series in made.ReferencedSeriesSequence:
+        series.ReferencedInstanceSequence = DicomSequence(sources)
 
 
 def _say_what_was_done(made: Dataset, told: _Map, derived: Sequence[Reference]) -> None:

@@ -20,6 +20,7 @@ from dicomnode.dicom.envelope import (
     Reference,
     device_observer,
     evidence_of,
+    instances,
     private_scheme,
     reference,
     references_in,
@@ -45,7 +46,7 @@ def write_report(
     if not derived_paths:
         raise ValueError("a report needs the derived images it reports on")
     envelope = Envelope(series, identity, provenance, generation)
-    sources = [reference(header) for header in series.headers]
+    sources = [reference(*named) for named in zip(series.headers, series.frames, strict=True)]
     derived = references_in(derived_paths)
     named = [*_ends(sources), *_ends(derived)]
     groups = _Groups(envelope)
@@ -56,7 +57,7 @@ def write_report(
         title=concepts.REPORT_TITLE,
     )
     report = sr.ComprehensiveSR(
-        evidence=[image.evidence() for image in named],
+        evidence=[image.evidence() for image in instances(named)],
         content=content[0],
         sop_instance_uid=envelope.uid("report"),
         instance_number=1,
@@ -121,10 +122,7 @@ class _Groups:
             algorithm_id=self._algorithm(),
             measurements=measurements or None,
             qualitative_evaluations=list(evaluations) or None,
-            source_images=[
-                sr.SourceImageForMeasurementGroup(UID(one.sop_class_uid), UID(one.sop_instance_uid))
-                for one in images
-            ],
+            source_images=_named(images),
         )
 
     def _algorithm(self) -> sr.AlgorithmIdentification:
@@ -203,6 +201,20 @@ def _measured(
     # NumericValue (DS) has 16 characters; six digits are more than any of these is known to.
     rounded = float(f"{value:.6g}")
     return [sr.Measurement(name=name, value=rounded, unit=unit, derivation=derivation, method=method)]
+
+
+def _named(images: Sequence[Reference]) -> list[sr.SourceImageForMeasurementGroup]:
+    """Each instance once, with the numbers of its frames where it has several."""
+    frames = {
+        one: [image.frame for image in images if image._replace(frame=None) == one and image.frame]
+        for one in instances(images)
+    }
+    return [
+        sr.SourceImageForMeasurementGroup(
+            UID(one.sop_class_uid), UID(one.sop_instance_uid), referenced_frame_numbers=numbers or None
+        )
+        for one, numbers in frames.items()
+    ]
 
 
 def _ends(images: Sequence[Reference]) -> list[Reference]:

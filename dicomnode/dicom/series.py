@@ -18,6 +18,8 @@ from pydicom.filereader import read_file_meta_info
 
 from dicomnode.dicom.admission import admit, label
 from dicomnode.dicom.codestream import LOSSY
+from dicomnode.dicom.functional_groups import check_one_kind, encode_classic
+from dicomnode.dicom.multiframe import MultiFrame, check_concatenations, is_multi_frame, read_multi_frame
 from dicomnode.dicom.pixels import (
     AIR_HU,
     StoredPixels,
@@ -50,6 +52,8 @@ SAME_TEXT: Final = (
     "BitsStored",
     "PixelRepresentation",
     "MultienergyCTAcquisition",
+    "FrameType",
+    "StackID",
 )
 """Attributes that have one value in a series; more than one means several stacks under one UID."""
 
@@ -77,7 +81,9 @@ class CtSeries:
     * `stored`: the stored values as decoded, int16 or uint16 [slice, row, column].
     * `padding`: bool [slice, row, column] where nothing was measured, or None.
     * `headers`: one data set a slice without pixel data, for reading; `encoded_headers` are the same as the
-      bytes that arrived (Part 10, up to the pixel data), from which derived objects are written.
+      bytes that arrived (Part 10, up to the pixel data), from which derived objects are written. Of a frame
+      of a multi-frame object both are classic headers, made from its functional groups.
+    * `frames`: the number of each slice's frame in its file, from 1; None where the file is a single image.
     * `source_digests`: SHA-256 of each file; `content_digest`: SHA-256 over every SOP Instance UID, rescale
       and stored pixel, the same for the same content in another transfer syntax.
     """
@@ -89,6 +95,7 @@ class CtSeries:
     encoded_headers: tuple[bytes, ...]
     source_paths: tuple[Path, ...]
     source_digests: tuple[str, ...]
+    frames: tuple[int | None, ...]
     series_instance_uid: str
     study_instance_uid: str
     pixel_spacing_mm: tuple[float, float]
@@ -114,6 +121,10 @@ class CtSeries:
         """What UIDs of derived series follow from: the Series Instance UID, and any stack but the first."""
         return f"{self.series_instance_uid}|{self.stack}" if self.stack else self.series_instance_uid
 
+    def image_name(self, index: int) -> str:
+        """What no other image has: the SOP Instance UID, and the frame's number where it has several."""
+        return _image_name(self.headers[index], self.frames[index])
+
 
 @dataclass(frozen=True, eq=False)
 class _Instance:
@@ -122,23 +133,37 @@ class _Instance:
     encoded: bytes
     digest: str
     size: int
+    source: MultiFrame | None = None
+    frame: int | None = None
+
+    @property
+    def name(self) -> str:
+        return _image_name(self.header, self.frame)
 
     @property
     def transfer_syntax(self) -> str:
         return str(self.header.file_meta.get("TransferSyntaxUID", ""))
 
 
+def _image_name(header: Dataset, frame: int | None) -> str:
+    """No UID holds a number sign: a frame is never taken for another instance."""
+    uid = text(header, "SOPInstanceUID")
+    return uid if frame is None else f"{uid}#{frame}"
+
+
 def read_headers(paths: Sequence[Path]) -> tuple[Dataset, ...]:
     """The data sets of Part 10 files without their pixel data, in the order of `paths`.
+
+    A multi-frame file gives one classic header a frame.
 
     :raises BrokenInstance: a file is missing, cut off before its pixel data, too large or not DICOM.
     :raises Undecodable: a deflated or unknown transfer syntax.
     """
-    return tuple(_read_instance(path).header for path in paths)
+    return tuple(instance.header for path in paths for instance in _read_instances(path))
 
 
 def read_series(paths: Sequence[Path], allow_single: bool = True) -> CtSeries:
-    """Read, check, sort and decode the files of one series.
+    """Read, check, sort and decode the files of one series: single images, multi-frame objects, or both.
 
     A single image is a series where `allow_single`; its spacing is then its thickness.
 
@@ -146,7 +171,7 @@ def read_series(paths: Sequence[Path], allow_single: bool = True) -> CtSeries:
     """
     if not paths:
         raise BrokenInstance("no files: a series has at least one image")
-    instances = [_read_instance(path) for path in paths]
+    instances = [instance for path in paths for instance in _read_instances(path)]
     for instance in instances:
         admit(instance.header)
         check_pixel_format(instance.header)
@@ -155,6 +180,7 @@ def read_series(paths: Sequence[Path], allow_single: bool = True) -> CtSeries:
             "the series has a single image; at least two are needed to know the spacing"
         )
     _check_distinct(instances)
+    check_concatenations([instance.header for instance in instances])
     _check_uniform([instance.header for instance in instances])
     planes = [read_plane(instance.header) for instance in instances]
     for plane, instance in zip(planes, instances, strict=True):
@@ -162,6 +188,23 @@ def read_series(paths: Sequence[Path], allow_single: bool = True) -> CtSeries:
     order, spacing_mm = stack(planes)
     _check_acquisitions([instances[index].header for index in order])
     return _assemble([instances[index] for index in order], planes[order[0]], spacing_mm)
+
+
+def _read_instances(path: Path) -> list[_Instance]:
+    """The image of a single-frame file, or every frame of a multi-frame one."""
+    if not is_multi_frame(path):
+        return [_read_instance(path)]
+    source = read_multi_frame(path)
+    try:
+        _check_depth(source.header, DEEPEST_SEQUENCE)
+        headers = source.headers
+    except UNREADABLE as error:
+        raise BrokenInstance(f"{path.name} cannot be parsed ({type(error).__name__})") from error
+    check_one_kind(headers, path.name)
+    return [
+        _Instance(path, header, b"", source.digest, source.frame_bytes(frame), source, frame)
+        for frame, header in enumerate(headers, start=1)
+    ]
 
 
 def _read_instance(path: Path) -> _Instance:
@@ -210,7 +253,7 @@ def _check_distinct(instances: Sequence[_Instance]) -> None:
         for instance in instances:
             if not UID_CHARACTERS.fullmatch(text(instance.header, keyword)):
                 raise BrokenInstance(f"{label(instance.header)} has no usable {keyword}")
-    uids = Counter(text(instance.header, "SOPInstanceUID") for instance in instances)
+    uids = Counter(instance.name for instance in instances)
     repeated = sum(count > 1 for count in uids.values())
     if repeated:
         raise DuplicatePosition(
@@ -267,9 +310,10 @@ def _assemble(instances: Sequence[_Instance], plane: Plane, spacing_mm: float | 
         padding=padding if padding.any() else None,
         stored=stored,
         headers=tuple(instance.header for instance in instances),
-        encoded_headers=tuple(instance.encoded for instance in instances),
+        encoded_headers=tuple(instance.encoded or encode_classic(instance.header) for instance in instances),
         source_paths=tuple(instance.path for instance in instances),
         source_digests=tuple(instance.digest for instance in instances),
+        frames=tuple(instance.frame for instance in instances),
         series_instance_uid=text(first, "SeriesInstanceUID"),
         study_instance_uid=text(first, "StudyInstanceUID"),
         pixel_spacing_mm=plane.pixel_spacing_mm,
@@ -293,17 +337,23 @@ def _lossy_ratio(instances: Sequence[_Instance], stored_bytes: int) -> float | N
 def _decode_all(instances: Sequence[_Instance]) -> tuple[StoredPixels, str]:
     """The stored values of all slices, and the digest of what they mean."""
     digest = hashlib.sha256()
-    images = []
-    for instance in instances:
+    stored: StoredPixels | None = None
+    for index, instance in enumerate(instances):
         image = _decode_instance(instance)
+        if stored is None:
+            stored = np.empty((len(instances), *image.shape), image.dtype)
         slope, intercept = rescale(instance.header)
-        digest.update(f"{text(instance.header, 'SOPInstanceUID')}|{slope!r}|{intercept!r}|".encode())
+        digest.update(f"{instance.name}|{slope!r}|{intercept!r}|".encode())
         digest.update(np.ascontiguousarray(image, image.dtype.newbyteorder("<")).tobytes())
-        images.append(image)
-    return np.stack(images), digest.hexdigest()
+        stored[index] = image
+    if stored is None:
+        raise AssertionError("a series has at least one image")
+    return stored, digest.hexdigest()
 
 
 def _decode_instance(instance: _Instance) -> StoredPixels:
+    if instance.source is not None and instance.frame is not None:
+        return instance.source.decode(instance.frame)
     encoded = _read_bytes(instance.path)
     if hashlib.sha256(encoded).hexdigest() != instance.digest:
         raise BrokenInstance(f"{instance.path.name} changed while it was read")

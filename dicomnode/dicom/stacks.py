@@ -80,7 +80,7 @@ def sort_into_stacks(paths: Sequence[Path]) -> tuple[Stack, ...]:
     A file that cannot be read may belong to any: then all stay together, to be refused together.
     """
     try:
-        images = list(zip(paths, read_headers(paths), strict=True))
+        images = [(path, read_headers([path])[0]) for path in paths]  # of many frames the first
     except SeriesRefused:
         return (Stack(_key({}), tuple(paths)),)
     groups = [

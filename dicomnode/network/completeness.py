@@ -7,8 +7,8 @@ has gone on to another series.
 =========  ============================================================  =======================
 evidence   what is seen                                                  waits, since the last one
 =========  ============================================================  =======================
-closed     no hole in numbers or positions, associations released or     closed_seconds
-           another series begun by the sender
+closed     no hole in numbers, positions, parts; associations released   closed_seconds
+           or another series begun by the sender
 quiet      nothing proves it, nothing speaks against it                  quiet_seconds
 gap        numbers and positions agree that something is missing         give_up_seconds
 =========  ============================================================  =======================
@@ -39,12 +39,17 @@ _MANY_GAPS: Final = 20
 
 @dataclass(frozen=True)
 class Arrival:
-    """One instance of a series, as its raw header describes it; `position_mm` is Image Position (Patient)."""
+    """One instance of a series, as its raw header describes it; `position_mm` is Image Position (Patient).
+
+    `part`: which of how many parts of a concatenation it is.
+    """
 
     sop_instance_uid: str
     instance_number: int | None
     position_mm: Position | None
     at_seconds: float
+    frames: int = 1
+    part: tuple[int, int] | None = None
     sender: str = ""
 
 
@@ -210,10 +215,12 @@ def judge(arrivals: Iterable[Arrival]) -> Finding:
     """Judge the instances of one series: proven whole, proven holed, or neither.
 
     Instance numbers and positions are two witnesses. A hole counts when no witness contradicts it
-    (numbers may skip, spacing may change within a series); wholeness counts when none doubts it.
+    (numbers may skip, spacing may change within a series); wholeness counts when none doubts it. A
+    multi-frame object knows better than both how much of the series it is.
     """
     held = list(arrivals)
-    witnesses = [_ask_numbers(held), _ask_positions(held)]
+    frames = _ask_frames(held)
+    witnesses = [_ask_numbers(held), _ask_positions(held)] if frames is None else [frames]
     told = [finding for finding in witnesses if finding is not None]
     many = f"{len(held)} instance{'s' if len(held) != 1 else ''}"
     if not told:
@@ -225,6 +232,22 @@ def judge(arrivals: Iterable[Arrival]) -> Finding:
     if evidences == {"gap"}:
         return Finding("gap", words, tuple(gap for finding in told for gap in finding.gaps))
     return Finding("quiet", words)
+
+
+def _ask_frames(held: list[Arrival]) -> Finding | None:
+    """A single multi-frame object is whole by itself, a concatenation with its last part (PS3.3 C.7.6.16)."""
+    if len(held) == 1 and held[0].frames > 1 and held[0].part is None:
+        return Finding("closed", f"{held[0].frames} frames in one object")
+    parts = {arrival.part for arrival in held if arrival.part is not None}
+    totals = {total for _, total in parts}
+    if len(totals) != 1 or len(parts) != len(held):
+        return None
+    total = totals.pop()
+    missing = [number for number in range(1, total + 1) if (number, total) not in parts]
+    if missing:
+        gaps = tuple(f"part {number} of {total}" for number in missing[:_MANY_GAPS])
+        return Finding("gap", f"{len(missing)} of {total} parts missing", gaps)
+    return Finding("closed", f"all {total} parts of a concatenation")
 
 
 def _ask_numbers(held: list[Arrival]) -> Finding | None:

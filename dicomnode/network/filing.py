@@ -66,11 +66,14 @@ class ReceivedInstance:
     new: bool
     instance_number: int | None
     position_mm: tuple[float, float, float] | None
+    frames: int = 1
+    part: tuple[int, int] | None = None
 
     def arrival(self, at_seconds: float) -> Arrival:
         """Return what completeness needs to know of it."""
+        number, position_mm = self.instance_number, self.position_mm
         return Arrival(
-            self.sop_instance_uid, self.instance_number, self.position_mm, at_seconds, self.calling_ae
+            self.sop_instance_uid, number, position_mm, at_seconds, self.frames, self.part, self.calling_ae
         )
 
 
@@ -105,6 +108,8 @@ class Filing:
             new=new,
             instance_number=header.instance_number,
             position_mm=header.position_mm,
+            frames=header.frames,
+            part=header.part,
         )
 
     def _place(self, request: Request, header: RawHeader, digest: str) -> tuple[Path, bool]:
@@ -160,6 +165,12 @@ def _contradiction(held: Path, request: Request, header: RawHeader) -> InstanceR
     return InstanceRefused("already held with other content", protocol.OTHER_PIXELS)
 
 
+def arrival_of(header: RawHeader, at_seconds: float) -> Arrival:
+    """What completeness needs to know of an instance that lies in the spool."""
+    number, position_mm = header.instance_number, header.position_mm
+    return Arrival(header.sop_instance_uid, number, position_mm, at_seconds, header.frames, header.part)
+
+
 @dataclass(frozen=True)
 class HeldSeries:
     """A series as it lies in the spool. `broken` names files that no longer read as whole instances."""
@@ -185,10 +196,7 @@ def read_back(folder: Path, at_seconds: float) -> HeldSeries | None:
             broken.append(path)
     if not headers:
         return None
-    arrivals = tuple(
-        Arrival(header.sop_instance_uid, header.instance_number, header.position_mm, at_seconds)
-        for header in headers
-    )
+    arrivals = tuple(arrival_of(header, at_seconds) for header in headers)
     first = headers[0]
     return HeldSeries(first.study_instance_uid, first.series_instance_uid, arrivals, tuple(broken))
 

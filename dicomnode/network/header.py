@@ -32,6 +32,8 @@ _STUDY_INSTANCE_UID: Final = 0x0020000D
 _SERIES_INSTANCE_UID: Final = 0x0020000E
 _INSTANCE_NUMBER: Final = 0x00200013
 _IMAGE_POSITION: Final = 0x00200032
+_IN_CONCATENATION_NUMBER: Final = 0x00209162
+_IN_CONCATENATION_TOTAL_NUMBER: Final = 0x00209163
 _SAMPLES_PER_PIXEL: Final = 0x00280002
 _NUMBER_OF_FRAMES: Final = 0x00280008
 _ROWS: Final = 0x00280010
@@ -39,13 +41,17 @@ _COLUMNS: Final = 0x00280011
 _BITS_ALLOCATED: Final = 0x00280100
 _UIDS: Final = (_SOP_CLASS_UID, _SOP_INSTANCE_UID, _STUDY_INSTANCE_UID, _SERIES_INSTANCE_UID)
 _SIZES: Final = (_SAMPLES_PER_PIXEL, _NUMBER_OF_FRAMES, _ROWS, _COLUMNS, _BITS_ALLOCATED)
-_WANTED: Final = frozenset((*_UIDS, *_SIZES, _INSTANCE_NUMBER, _IMAGE_POSITION))
+_PARTS: Final = (_IN_CONCATENATION_NUMBER, _IN_CONCATENATION_TOTAL_NUMBER)
+_WANTED: Final = frozenset((*_UIDS, *_SIZES, *_PARTS, _INSTANCE_NUMBER, _IMAGE_POSITION))
 Buffer = bytes | mmap.mmap
 
 
 @dataclass(frozen=True)
 class RawHeader:
-    """What a data set says about itself; `position_mm` is Image Position (Patient), single-frame only."""
+    """What a data set says about itself; `position_mm` is Image Position (Patient), single-frame only.
+
+    `part`: which of how many parts of a concatenation a multi-frame object is; None where it does not say.
+    """
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -55,6 +61,8 @@ class RawHeader:
     position_mm: tuple[float, float, float] | None
     pixels_at: int | None
     """Where the Pixel Data element begins, counted like the bytes given to `read_header`."""
+    frames: int = 1
+    part: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +187,8 @@ def _header(values: dict[int, bytes], pixels_at: int | None) -> RawHeader:
         instance_number=_integer(values.get(_INSTANCE_NUMBER, b"")),
         position_mm=_position(values.get(_IMAGE_POSITION, b"")),
         pixels_at=pixels_at,
+        frames=_frames(values),
+        part=_part(values),
     )
 
 
@@ -209,6 +219,16 @@ def _position(value: bytes) -> tuple[float, float, float] | None:
     return (x, y, z) if all(map(math.isfinite, (x, y, z))) else None
 
 
+def _frames(values: dict[int, bytes]) -> int:
+    """Number of Frames (0028,0008); 1 when absent."""
+    return max(_integer(values.get(_NUMBER_OF_FRAMES, b"")) or 1, 1)
+
+
+def _part(values: dict[int, bytes]) -> tuple[int, int] | None:
+    number, total = (_unsigned(values, tag) for tag in _PARTS)
+    return (number, total) if 1 <= number <= total else None
+
+
 def _require_pixels(values: dict[int, bytes], pixels: _Element | None, transfer_syntax_uid: str) -> None:
     if pixels is None:
         raise InstanceRefused("data set ends before its Pixel Data", protocol.NOT_WHOLE)
@@ -218,8 +238,7 @@ def _require_pixels(values: dict[int, bytes], pixels: _Element | None, transfer_
         raise InstanceRefused("compressed pixels under an uncompressed syntax", protocol.NOT_WHOLE)
     bits = _unsigned(values, _ROWS) * _unsigned(values, _COLUMNS) * _unsigned(values, _BITS_ALLOCATED)
     samples = _unsigned(values, _SAMPLES_PER_PIXEL) or 1
-    frames = max(_integer(values.get(_NUMBER_OF_FRAMES, b"")) or 1, 1)
-    if pixels.length * 8 < bits * samples * frames:
+    if pixels.length * 8 < bits * samples * _frames(values):
         raise InstanceRefused("Pixel Data is shorter than Rows x Columns", protocol.NOT_WHOLE)
 
 

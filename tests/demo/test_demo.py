@@ -24,6 +24,7 @@ from dicomnode.physics.simulation import Kernel, simulate_noise
 from dicomnode.physics.spectrum import flat_patches, noise_power, with_gain
 from tests.conftest import missing
 from tests.makers import make_series
+from tests.multiframe_makers import make_enhanced
 from tests.physics.test_anatomy import PIXEL_MM, belly, chest
 
 CACHE = Path.home() / ".cache" / "dicomnode"
@@ -320,6 +321,17 @@ def test_a_big_endian_series_can_be_scanned_again(tmp_path: Path) -> None:
     original = read_series(files)
     scan = again(original, 0.25, tmp_path / "low")
     assert np.array_equal(read_series(scan.paths).hounsfield, scan.hounsfield.round())
+
+
+def test_a_multi_frame_object_can_be_scanned_again(tmp_path: Path) -> None:
+    files = make_series(tmp_path / "source", noisy_disc(128, 128), pixel_spacing_mm=(2.0, 2.0))
+    original = read_series([make_enhanced(tmp_path / "m.dcm", files)])
+    scan = again(original, 0.25, tmp_path / "low")
+    written = read_series(scan.paths)
+    assert np.array_equal(written.hounsfield, scan.hounsfield.round())
+    before, after = (read_dose(series.headers) for series in (original, written))
+    assert after.mean_ctdivol_mgy == pytest.approx(0.25 * before.mean_ctdivol_mgy)
+    assert after.mean_mas == pytest.approx(0.25 * before.mean_mas, rel=0.02)
 
 
 def test_the_floor_of_the_scanner_is_kept(tmp_path: Path) -> None:

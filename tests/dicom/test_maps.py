@@ -21,6 +21,7 @@ from dicomnode.dicom.report import write_report
 from dicomnode.dicom.selection import write_key_objects
 from dicomnode.dicom.series import CtSeries, read_series
 from tests.makers import Vendor, make_series, phantom
+from tests.multiframe_makers import make_enhanced, make_legacy
 
 Errors = Callable[[Path], Counter[str]]
 
@@ -373,3 +374,33 @@ def test_maps_of_real_images(
         about_patient = [error for error in object_errors(written.maps[0]) if "Module=<Patient>" not in error]
         assert about_patient == [], source.name
     assert maps
+
+
+@pytest.mark.parametrize("make", [make_enhanced, make_legacy])
+def test_a_map_of_frames_names_the_frames_and_not_images_that_are_not_there(
+    tmp_path: Path,
+    identity: Identity,
+    provenance: Provenance,
+    object_errors: Errors,
+    make: Callable[[Path, Sequence[Path]], Path],
+) -> None:
+    source = make(tmp_path / "m.dcm", make_series(tmp_path / "in", slices=4))
+    written = removed_from([source], identity, provenance, tmp_path)
+    uid = dcmread(source, stop_before_pixels=True).SOPInstanceUID
+    (path,) = written.maps
+    assert object_errors(path) == Counter()
+    made = dcmread(path)
+    results = {image.SOPInstanceUID: image for image in map(dcmread, written.derived)}
+    found = set()
+    for frame, item in zip(made.pixel_array, made.PerFrameFunctionalGroupsSequence, strict=True):
+        origin, derived = item.DerivationImageSequence[0].SourceImageSequence
+        assert origin.ReferencedSOPInstanceUID == uid
+        result = results[derived.ReferencedSOPInstanceUID]
+        assert result.SourceImageSequence[0].ReferencedFrameNumber == origin.ReferencedFrameNumber
+        index = written.series.frames.index(origin.ReferencedFrameNumber)
+        lost = written.series.stored[index].astype(int) - result.pixel_array.astype(int)
+        assert np.array_equal(frame.astype(int) - 32768, lost)
+        found.add(int(origin.ReferencedFrameNumber))
+    assert found == {1, 2, 3, 4}
+    named = {one.ReferencedSOPInstanceUID for one in made.SourceImageSequence}
+    assert named == {uid, *results}

@@ -194,7 +194,7 @@ REFUSED_IN_EVERY_IMAGE = [
     ("not-ct", put(Modality="MR")),
     ("not-ct", without("Modality")),
     ("not-ct", put(SOPClassUID="1.2.840.10008.5.1.4.1.1.7")),
-    ("not-ct", put(SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1")),
+    ("broken-instance", put(SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1")),
     ("localizer", put(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])),
     ("localizer", put(ScanOptions="SCOUT MODE")),
     ("not-axial", put(ImageType=["DERIVED", "SECONDARY", "AXIAL"])),

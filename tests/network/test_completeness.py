@@ -264,3 +264,45 @@ def test_a_series_folder_is_read_back_from_disk(tmp_path):
     assert judge(held.arrivals).evidence == "closed"
     assert sorted(path.name for path in held.broken) == ["cut.dcm", "empty.dcm"]
     assert read_back(tmp_path / "nothing", 0.0) is None
+
+
+# --- multi-frame objects ------------------------------------------------------------------
+
+
+def part(number, total, at=0.0):
+    return Arrival(f"1.5.{number}", 1, None, at, frames=40, part=(number, total))
+
+
+def test_a_multi_frame_object_is_whole_by_itself(watch):
+    feed(watch, [Arrival("1.2.3", 7, None, 0.0, frames=120)])
+    assert watch.next_due() == QUIET, "its association is still open"
+    watch.association_ended(["1.2"], 1.0)
+    now, [completion] = when_due(watch)
+    assert (now, completion.confidence) == (CLOSED, "closed")
+    assert completion.reason == "1 instance, 120 frames in one object; silent for 10 s"
+
+
+def test_a_single_image_alone_is_still_no_proof(watch):
+    feed(watch, [Arrival("1.2.3", 1, None, 0.0)])
+    watch.association_ended(["1.2"], 1.0)
+    assert watch.next_due() == QUIET
+
+
+@pytest.mark.parametrize(
+    ("held", "evidence", "gaps"),
+    [
+        ([(1, 3), (2, 3), (3, 3)], "closed", ()),
+        ([(3, 3), (1, 3)], "gap", ("part 2 of 3",)),
+        ([(1, 3)], "gap", ("part 2 of 3", "part 3 of 3")),
+        ([(1, 2), (2, 3)], "quiet", ()),
+    ],
+)
+def test_a_concatenation_is_whole_with_its_last_part(held, evidence, gaps):
+    finding = judge([part(number, total) for number, total in held])
+    assert (finding.evidence, finding.gaps) == (evidence, gaps)
+
+
+def test_several_objects_without_concatenation_are_judged_by_their_numbers():
+    objects = [Arrival(f"1.6.{number}", number, None, 0.0, frames=10) for number in (1, 2)]
+    assert judge(objects).evidence == "closed"
+    assert judge([objects[0], Arrival("1.6.9", 4, None, 0.0, frames=10)]).evidence == "gap"

@@ -10,8 +10,10 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossl
 
 from dicomnode.errors import InstanceRefused
 from dicomnode.network import protocol
+from dicomnode.network.filing import read_file_header
 from dicomnode.network.header import read_header
 from tests.makers import make_series
+from tests.multiframe_makers import make_enhanced
 
 
 def encoded(data: Dataset, syntax: str, undefined_lengths: bool = False) -> bytes:
@@ -137,3 +139,13 @@ def test_any_bytes_are_read_or_refused_and_nothing_else():
         noise = rng.randbytes(rng.randrange(80))
         with pytest.raises(InstanceRefused):
             read_header(noise, rng.choice([ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless]))
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_frames_and_parts_of_multi_frame_objects(tmp_path, syntax):
+    paths = make_series(tmp_path / "s", slices=3)
+    whole = make_enhanced(tmp_path / "m.dcm", paths, transfer_syntax=syntax)
+    half = make_enhanced(tmp_path / "p.dcm", paths[:2], transfer_syntax=syntax, part=(1, 2, 0))
+    headers = [read_file_header(path) for path in (whole, half, paths[0])]
+    assert [(header.frames, header.part) for header in headers] == [(3, None), (2, (1, 2)), (1, None)]
+    assert headers[0].position_mm is None
