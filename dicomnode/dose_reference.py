@@ -15,7 +15,7 @@ from dicomnode.checked import Name, Section
 Region = Literal["extremity", "abdomen-pelvis", "chest", "neck", "head"]
 """The regions that `physics.anatomy` tells apart."""
 
-PHYSICAL: Final[Region] = "abdomen-pelvis"
+STAND_IN: Final[Region] = "abdomen-pelvis"
 """The row that stands in for an extremity the table does not hold: its growth makes it small for a limb."""
 
 
@@ -94,4 +94,4 @@ class DoseReference(Section):
     def row(self, region: Region) -> RegionReference:
         """The row for a region; an extremity without one goes by size from abdomen and pelvis."""
         rows = {row.region: row for row in self.regions}
-        return rows.get(region) or rows[PHYSICAL]
+        return rows.get(region) or rows[STAND_IN]
