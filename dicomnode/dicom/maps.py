@@ -325,6 +325,7 @@ def _say_what_was_done(made: Dataset, told: _Map, derived: Sequence[Reference]) 
         item.DerivationDescription = sentence
         other = Dataset()
         other.update(item.SourceImageSequence[0])
+        other.pop("ReferencedFrameNumber", None)
         other.update(image.item())
         item.SourceImageSequence.append(other)
     enhanced = Dataset()
