@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from dicomnode.errors import DoseUnknown
 from dicomnode.physics.photons import (
+    NOISE_LAW_DIAMETER_MM,
+    NOISE_LAW_PIXEL_MM,
     NORMAL_DOSE_PHOTONS,
     photons_from_dose,
     photons_from_noise,
@@ -151,7 +153,7 @@ _SENTENCES: dict[Verdict, str] = {
     "strength lowered to what fits the noise",
     "iterative": "noise won in {slices}: reconstructed iteratively, cleaner than the tags say by a factor "
     "{factor} in dose, strength lowered to what fits the noise",
-    "tags alone": "tags decided in {slices}: no noise could be measured",
+    "tags alone": "tags decided in {slices}: no noise could be measured, or none that tells a dose",
     "noise alone": "noise decided in {slices}: the tags tell no dose",
 }
 
@@ -177,6 +179,13 @@ def _photons_by_tags(facts: SliceFacts) -> float | None:
 
 
 def _photons_by_noise(facts: SliceFacts) -> float | None:
-    if facts.noise_hu is None or facts.texture is None:
+    if facts.noise_hu is None or facts.texture is None or not _law_holds(facts):
         return None
     return photons_from_noise(facts.noise_hu, facts.diameter_mm, facts.pixel_mm, facts.texture)
+
+
+def _law_holds(facts: SliceFacts) -> bool:
+    """Whether noise tells a dose here; a slice without a body has no diameter that could speak against it."""
+    fine = NOISE_LAW_PIXEL_MM[0] <= facts.pixel_mm <= NOISE_LAW_PIXEL_MM[1]
+    low, high = NOISE_LAW_DIAMETER_MM
+    return fine and (facts.diameter_mm <= 0 or low <= facts.diameter_mm <= high)

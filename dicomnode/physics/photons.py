@@ -45,6 +45,11 @@ NOISE_WHITE, NOISE_SLOPE, NOISE_LEAST = 1090.0, 1115.0, 80.0
 of 200 to 350 mm with kernels from very smooth to sharper than the ramp (the test repeats it, within 15 %)."""
 
 
+NOISE_LAW_PIXEL_MM = (0.3, 1.5)
+NOISE_LAW_DIAMETER_MM = (80.0, 450.0)
+"""Where the law is trusted. In finer pixels and smaller objects what varies is the object, not the noise."""
+
+
 def photons_from_dose(ctdivol_mgy: float, thickness_mm: float) -> float:
     """Quanta per reference ray of a slice from its CTDIvol (32 cm phantom) and thickness.
 

@@ -138,3 +138,16 @@ def test_who_won_is_told_in_words() -> None:
     for one in (facts(0.3, 0.6), facts(0.1, 1.0), facts(None, 0.5), facts(0.5, None), facts(0.5, 0.5)):
         assert "1 of 1 slices" in told([match(one, SCHEDULE)])
     assert "factor 10" in told([match(facts(0.1, 1.0), SCHEDULE)])
+
+
+@pytest.mark.parametrize(
+    "odd", [{"pixel_mm": 0.2}, {"pixel_mm": 1.6}, {"diameter_mm": 64.0}, {"diameter_mm": 480.0}]
+)
+def test_noise_says_nothing_where_its_law_was_not_found(odd: dict[str, float]) -> None:
+    """In a fruit of 6 cm on pixels of 0.2 mm the peel varies, not the photons."""
+    one = replace(facts(1.0, 0.03), **odd)
+    start = match(one, SCHEDULE)
+    assert (start.decided_by, start.verdict) == ("tags", "tags alone")
+    with pytest.raises(DoseUnknown):
+        match(replace(one, ctdivol_mgy=None), SCHEDULE)
+    assert match(replace(facts(1.0, 0.03), diameter_mm=0.0), SCHEDULE).verdict != "tags alone", "no body"
