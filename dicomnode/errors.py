@@ -140,6 +140,12 @@ class HeldByQuality(SeriesRefused):
     rule = "held-by-quality"
 
 
+class DecoderUnavailable(DicomnodeError):
+    """The process that decompresses images cannot be had at the moment."""
+
+    retry = True
+
+
 # --- jobs ------------------------------------------------------------------------------
 
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Final
 
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
+from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
 from dicomnode.dicom.marks import carries_own_marks
-from dicomnode.dicom.values import number, tags_of, text, texts
+from dicomnode.dicom.values import named, number, tags_of, text, texts
 from dicomnode.errors import (
     AlreadyEnhanced,
     BurnedInText,
@@ -42,10 +42,36 @@ SPECTRAL_WORDS: Final = frozenset(
 HOUNSFIELD_NAMES: Final = ("HU", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS")
 
 
+IMAGE_TYPE_WORDS: Final = (
+    LOCALIZER_WORDS
+    | REFORMAT_WORDS
+    | SPECTRAL_WORDS
+    | {
+        "ORIGINAL",
+        "DERIVED",
+        "PRIMARY",
+        "SECONDARY",
+        "AXIAL",
+        "OTHER",
+        "RESAMPLED",
+        "SUBTRACTION",
+        "STANDARD",
+    }
+)
+MODALITIES: Final = frozenset(
+    {"CR", "DX", "ES", "IO", "IVUS", "KO", "MG", "MR", "NM", "OT", "PR", "PT", "REG", "RF", "RTDOSE"}
+    | {"RTPLAN", "SC", "SEG", "SR", "US", "XA"}
+)
+UNITS: Final = frozenset({"OD", "US", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT"})
+"""What messages repeat of a header: terms of the standard, never free text."""
+LONGEST_NUMBER: Final = 12
+
+
 def label(header: Dataset) -> str:
     """How a message names an image: by its InstanceNumber, which says nothing about the patient."""
     value = text(header, "InstanceNumber")
-    return f"instance number {value}" if value.isdigit() else "an instance without a number"
+    usable = value.isascii() and value.isdigit() and len(value) <= LONGEST_NUMBER
+    return f"instance number {value}" if usable else "an instance without a number"
 
 
 def admit(header: Dataset) -> None:
@@ -57,6 +83,17 @@ def admit(header: Dataset) -> None:
         rule(header)
 
 
+def _class_name(sop_class: str) -> str:
+    name = UID(sop_class).name
+    if name == sop_class:
+        return "of an unknown SOP Class" if sop_class else "without SOP Class UID"
+    return name
+
+
+def _image_type(header: Dataset) -> str:
+    return named(header, "ImageType", IMAGE_TYPE_WORDS)
+
+
 def is_ct_image(header: Dataset) -> None:
     """Single-frame CT Image Storage with modality CT."""
     sop_class = text(header, "SOPClassUID")
@@ -66,10 +103,10 @@ def is_ct_image(header: Dataset) -> None:
             "CT Image Storage is enhanced: send the classic series"
         )
     if sop_class != CTImageStorage:
-        raise NotCt(f"{label(header)} has SOP Class UID {sop_class or 'missing'}, not CT Image Storage")
+        raise NotCt(f"{label(header)} is {_class_name(sop_class)}, not CT Image Storage")
     if text(header, "Modality") != "CT":
         raise NotCt(
-            f"{label(header)} has Modality (0008,0060) {text(header, 'Modality') or 'missing'}, not CT"
+            f"{label(header)} has Modality (0008,0060) {named(header, 'Modality', MODALITIES)}, not CT"
         )
 
 
@@ -78,7 +115,7 @@ def is_not_localizer(header: Dataset) -> None:
     words = {value.upper() for value in texts(header, "ImageType")}
     options = {value.upper() for value in texts(header, "ScanOptions")}
     if words & LOCALIZER_WORDS or options & LOCALIZER_SCAN_OPTIONS:
-        raise Localizer(f"{label(header)} is a localizer (ImageType {text(header, 'ImageType')})")
+        raise Localizer(f"{label(header)} is a localizer (ImageType {_image_type(header)})")
 
 
 def is_axial(header: Dataset) -> None:
@@ -88,14 +125,13 @@ def is_axial(header: Dataset) -> None:
     values = tuple(value.upper() for value in texts(header, "ImageType"))
     if len(values) < 3 or values[2] != "AXIAL":
         raise NotAxial(
-            f"{label(header)} has ImageType (0008,0008) {text(header, 'ImageType') or 'missing'}: "
-            "value 3 must be AXIAL"
+            f"{label(header)} has ImageType (0008,0008) {_image_type(header)}: value 3 must be AXIAL"
         )
     if values[:2] == ("DERIVED", "SECONDARY"):
         raise NotAxial(f"{label(header)} is DERIVED\\SECONDARY: made from other images after the examination")
     words = {word for value in values[3:] for word in value.split()}
     if words & REFORMAT_WORDS:
-        raise NotAxial(f"{label(header)} is a reformatted image (ImageType {text(header, 'ImageType')})")
+        raise NotAxial(f"{label(header)} is a reformatted image (ImageType {_image_type(header)})")
 
 
 def is_hounsfield(header: Dataset) -> None:
@@ -108,7 +144,9 @@ def is_hounsfield(header: Dataset) -> None:
         raise NotHounsfield(f"{label(header)} is a virtual monoenergetic or material image, not measured HU")
     unit = text(header, "RescaleType").upper()
     if unit and unit not in HOUNSFIELD_NAMES:
-        raise NotHounsfield(f"{label(header)} has RescaleType (0028,1054) {unit}, not HU")
+        raise NotHounsfield(
+            f"{label(header)} has RescaleType (0028,1054) {named(header, 'RescaleType', UNITS)}, not HU"
+        )
     slope, intercept = number(header, "RescaleSlope"), number(header, "RescaleIntercept")
     if slope is None or intercept is None:
         raise NotHounsfield(

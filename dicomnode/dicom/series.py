@@ -1,7 +1,6 @@
 """Assemble the files of one CT series into a `CtSeries`, or refuse it by a named rule."""
 
 import hashlib
-import io
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -12,28 +11,25 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.filereader import read_file_meta_info
 
 from dicomnode.dicom.admission import admit, label
 from dicomnode.dicom.codestream import LOSSY
+from dicomnode.dicom.parsing import Pixels, parse
 from dicomnode.dicom.pixels import (
     AIR_HU,
     StoredPixels,
     check_pixel_format,
-    check_transfer_syntax,
     decode,
     padding_mask,
     rescale,
     to_hounsfield,
 )
 from dicomnode.dicom.stacking import Plane, check_axial, read_plane, stack
-from dicomnode.dicom.values import UNREADABLE, number, numbers, text
+from dicomnode.dicom.values import number, numbers, text
 from dicomnode.errors import BrokenInstance, DuplicatePosition, MixedSeries, UnsupportedGeometry
 
 LARGEST_FILE_BYTES: Final = 256 * 2**20
-DEEPEST_SEQUENCE: Final = 32
 UID_CHARACTERS: Final = re.compile(r"[0-9.]{1,64}")
 """Leading zeros in a component are wrong, but in archives since before anybody checked."""
 
@@ -114,6 +110,7 @@ class _Instance:
     encoded: bytes
     digest: str
     size: int
+    pixels: Pixels | None
 
     @property
     def transfer_syntax(self) -> str:
@@ -158,20 +155,14 @@ def read_series(paths: Sequence[Path], allow_single: bool = True) -> CtSeries:
 
 def _read_instance(path: Path) -> _Instance:
     encoded = _read_bytes(path)
-    try:
-        meta = read_file_meta_info(path)
-    except UNREADABLE as error:
-        raise BrokenInstance(f"{path.name} is not a DICOM Part 10 file ({type(error).__name__})") from error
-    # Before the data set: a deflated one would be unpacked without a limit.
-    check_transfer_syntax(text(meta, "TransferSyntaxUID"))
-    stream = io.BytesIO(encoded)
-    try:
-        header = dcmread(stream, stop_before_pixels=True)
-        _check_depth(header, DEEPEST_SEQUENCE)
-    except UNREADABLE as error:
-        raise BrokenInstance(f"{path.name} cannot be parsed ({type(error).__name__})") from error
+    parsed = parse(encoded, path.name)
     return _Instance(
-        path, header, encoded[: stream.tell()], hashlib.sha256(encoded).hexdigest(), len(encoded)
+        path,
+        parsed.header,
+        encoded[: parsed.header_end],
+        hashlib.sha256(encoded).hexdigest(),
+        len(encoded),
+        parsed.pixels,
     )
 
 
@@ -185,16 +176,6 @@ def _read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise BrokenInstance(f"{path.name} cannot be read: {error.strerror}") from error
-
-
-def _check_depth(data: Dataset, left: int) -> None:
-    if left == 0:
-        raise RecursionError(f"sequences are nested deeper than {DEEPEST_SEQUENCE}")
-    for tag in list(data.keys()):
-        element = data.get_item(tag)
-        if element is not None and element.VR == "SQ":
-            for item in data[tag].value or ():
-                _check_depth(item, left - 1)
 
 
 def _check_distinct(instances: Sequence[_Instance]) -> None:
@@ -285,22 +266,21 @@ def _lossy_ratio(instances: Sequence[_Instance], stored_bytes: int) -> float | N
 def _decode_all(instances: Sequence[_Instance]) -> tuple[StoredPixels, str]:
     """The stored values of all slices, and the digest of what they mean."""
     digest = hashlib.sha256()
-    images = []
-    for instance in instances:
+    volume: StoredPixels | None = None
+    for index, instance in enumerate(instances):
         image = _decode_instance(instance)
+        if volume is None:
+            volume = np.empty((len(instances), *image.shape), image.dtype)
         slope, intercept = rescale(instance.header)
         digest.update(f"{text(instance.header, 'SOPInstanceUID')}|{slope!r}|{intercept!r}|".encode())
         digest.update(np.ascontiguousarray(image, image.dtype.newbyteorder("<")).tobytes())
-        images.append(image)
-    return np.stack(images), digest.hexdigest()
+        volume[index] = image
+    assert volume is not None
+    return volume, digest.hexdigest()
 
 
 def _decode_instance(instance: _Instance) -> StoredPixels:
     encoded = _read_bytes(instance.path)
     if hashlib.sha256(encoded).hexdigest() != instance.digest:
         raise BrokenInstance(f"{instance.path.name} changed while it was read")
-    try:
-        complete = dcmread(io.BytesIO(encoded))
-    except UNREADABLE as error:
-        raise BrokenInstance(f"{instance.path.name} cannot be parsed ({type(error).__name__})") from error
-    return decode(complete, instance.transfer_syntax)
+    return decode(instance.header, encoded, instance.pixels, instance.transfer_syntax)

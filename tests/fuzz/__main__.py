@@ -1,8 +1,8 @@
 """Hostile files from the command line.
 
-    python -m tests.fuzz --count 10000                     many cases, failures are printed
-    python -m tests.fuzz --source made-rle --seed 17       one case again, here and under the same limits
-    python -m tests.fuzz --source made-rle --seed 17 --keep DIR    and its files, to look at
+python -m tests.fuzz --count 10000                     many cases, failures are printed
+python -m tests.fuzz --source made-rle --seed 17       one case again, here and under the same limits
+python -m tests.fuzz --source made-rle --seed 17 --keep DIR    and its files, to look at
 """
 
 import argparse

@@ -29,7 +29,7 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Element:
-    """One top-level element: `at` its tag, `value_at` its value, `end` one past it, in bytes from the start."""
+    """One top-level element: `at` its tag, `value_at` its value, `end` one past it, in bytes."""
 
     tag: int
     vr: bytes

@@ -18,8 +18,8 @@ import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
 from datetime import UTC, datetime
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
@@ -34,7 +34,7 @@ from dicomnode.engines.start_step import PhotonSchedule, match
 from dicomnode.errors import AlreadyEnhanced, DicomnodeError, InstanceRefused, SeriesRefused
 from dicomnode.journey.matching import slice_facts
 from dicomnode.network import part10, protocol
-from dicomnode.network.completeness import judge
+from dicomnode.network.completeness import Arrival, judge
 from dicomnode.network.filing import Filing, Request, read_back
 from dicomnode.network.header import read_header
 from dicomnode.settings import DoseReference
@@ -157,9 +157,10 @@ def play(one: Case, folder: Path) -> Outcome:
     trouble, verdict, told = "", "", ""
     with log:
         began = time.monotonic()
+        # Finding what is no DicomnodeError is what this is for.
         try:
             verdict, told = _everything(paths, folder)
-        except Exception as error:  # noqa: BLE001: finding these is what this is for
+        except Exception as error:  # noqa: BLE001
             frames = traceback.extract_tb(error.__traceback__)[-3:]
             where = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames))
             trouble = f"{type(error).__name__} at {where}: {str(error)[:200]}"
@@ -244,8 +245,9 @@ def _receive(path: Path, folder: Path) -> None:
         data_set=content[meta.data_set_at :],
     )
     filing = Filing(Spool(folder / "spool", 0))
-    arrivals = [filing.file(request).arrival(0.0), filing.file(request).arrival(1.0)]
-    judge([*arrivals, *arrivals])
+    one = filing.file(request).arrival(0.0)
+    filing.file(request)
+    judge([one, *(Arrival(str(n), n, (n * 2.0, 0.0, n * 1.0), 0.0) for n in range(3))])
 
 
 def _look(paths: list[Path]) -> None:
@@ -282,9 +284,7 @@ def _write(series: CtSeries, dose: DoseReading, folder: Path) -> None:
         raise AssertionError("the report does not read as one")
 
 
-IDENTITY: Final = Identity(
-    ae_title="DICOMNODE", device_uid="2.25.329800735698586629295641978511506172918"
-)
+IDENTITY: Final = Identity(ae_title="DICOMNODE", device_uid="2.25.329800735698586629295641978511506172918")
 
 
 def _provenance(dose: DoseReading) -> Provenance:

@@ -33,7 +33,21 @@ SYNTAXES = (
 )
 NUMBERS = (
     *("1e400", "-1e400", "nan", "-nan", "inf", "-0", "0", "0.0", "-1", "1e-320", "1e308", "-1e308", "1e-9"),
-    *("9" * 40, "1" + "0" * 5000, "٣", "1_0", "0x10", "1,5", " ", "", "\\\\", "1\\2\\3", "1e5", "1e15", "--1"),
+    *(
+        "9" * 40,
+        "1" + "0" * 5000,
+        "٣",
+        "1_0",
+        "0x10",
+        "1,5",
+        " ",
+        "",
+        "\\\\",
+        "1\\2\\3",
+        "1e5",
+        "1e15",
+        "--1",
+    ),
     *("1e1\\1e1", "4294967296", "2147483648", "1.7976931348623157e308", "5e-324", CANARY),
 )
 NUMERIC = (
@@ -51,6 +65,12 @@ TEXTS = (
 CHARSETS = (
     *("ISO_IR 192", "ISO 2022 IR 87", "\\ISO 2022 IR 149", "GB18030", "ISO_IR 6", "utf7", "rot13", "../x"),
     *("ISO 2022 IR 6\\ISO 2022 IR 100\\ISO 2022 IR 87", "\\" * 500, "zip", "idna", "undefined", CANARY),
+)
+
+
+PRIVATE = (
+    *((0x0019, "GEMS_ACQU_01", 0x27), (0x0043, "GEMS_PARM_01", 0x27), (0x0045, "GEMS_HELIOS_01", 1)),
+    *((0x01F1, "ELSCINT1", 0x27), (0x7005, "TOSHIBA_MEC_CT3", 0x63), (0x0009, "", 1), (0x7029, "X", 2)),
 )
 
 
@@ -85,7 +105,13 @@ def _flipped(data: bytes, start: int, end: int, rng: Random) -> bytes:
 
 def truncate(data: bytes, rng: Random) -> bytes:
     """Cut off anywhere, early and late ends preferred, or all of it."""
-    ends = (rng.randrange(len(data) + 1), rng.randrange(min(len(data), 400) + 1), max(len(data) - 2, 0), 0, 132)
+    ends = (
+        rng.randrange(len(data) + 1),
+        rng.randrange(min(len(data), 400) + 1),
+        max(len(data) - 2, 0),
+        0,
+        132,
+    )
     return data[: rng.choice(ends)]
 
 
@@ -107,7 +133,7 @@ def lie_about_length(data: bytes, rng: Random) -> bytes:
     width = 4 if not one.encoding.explicit or one.vr in anatomy.LONG_VRS else 2
     length = rng.choice((*LYING_LENGTHS, one.length + 2, max(one.length - 2, 0), one.length + 1))
     order = "big" if one.encoding.order == ">" else "little"
-    lie = (length & (2 ** (8 * width) - 1)).to_bytes(width, order)
+    lie: bytes = (length & (2 ** (8 * width) - 1)).to_bytes(width, order)
     return data[: one.value_at - width] + lie + data[one.value_at :]
 
 
@@ -201,22 +227,26 @@ def _deflated(mebibytes: int) -> bytes:
 def deflate_bomb(data: bytes, rng: Random) -> bytes:
     """A data set of a few kilobytes that unpacks to hundreds of megabytes."""
     meta = [one for one in anatomy.elements(data) if one.tag >> 16 == 2]
-    head = anatomy.put(data[: meta[-1].end if meta else 0], anatomy.TRANSFER_SYNTAX, b"UI", b"1.2.840.10008.1.2.1.99")
+    head = anatomy.put(
+        data[: meta[-1].end if meta else 0], anatomy.TRANSFER_SYNTAX, b"UI", b"1.2.840.10008.1.2.1.99"
+    )
     return head + _deflated(rng.choice((64, 512)))
 
 
 def rle_bomb(data: bytes, rng: Random) -> bytes:
     """RLE runs for a huge image, under header sizes that agree, nearly agree or do not."""
-    rows, columns = rng.choice(((4096, 4096), (30000, 30000), (65535, 65535), (4097, 1), (512, 512), (64, 64)))
+    rows, columns = rng.choice(
+        ((4096, 4096), (30000, 30000), (65535, 65535), (4097, 1), (512, 512), (64, 64))
+    )
     runs = rng.choice((1, 1000, 100_000, 4096 * 4096 // 128, 1_000_000))
     stream = bytes((129, 7)) * runs
     count = rng.choice((1, 2, 2, 2, 3, 15, 16, 255, UNDEFINED))
     offsets = [64, rng.choice((64, 64 + len(stream), 0, 63, UNDEFINED, len(stream) * 9))] + [0] * 13
     content = struct.pack("<16I", count, *offsets) + stream * rng.choice((1, 2))
-    return anatomy.with_pixels(_sized(data, rows, columns), anatomy.RLE, anatomy.encapsulated(content))
+    return anatomy.with_pixels(sized(data, rows, columns), anatomy.RLE, anatomy.encapsulated(content))
 
 
-def _sized(data: bytes, rows: int, columns: int) -> bytes:
+def sized(data: bytes, rows: int, columns: int) -> bytes:
     order = _encoding(data).order
     data = anatomy.put(data, ROWS, b"US", struct.pack(order + "H", rows))
     return anatomy.put(data, COLUMNS, b"US", struct.pack(order + "H", columns))
@@ -246,14 +276,18 @@ def extreme_number(data: bytes, rng: Random) -> bytes:
 def extreme_float(data: bytes, rng: Random) -> bytes:
     """Binary floating-point dose values: infinite, not a number, tiny, negative."""
     number = rng.choice((float("inf"), float("nan"), 1e308, 5e-324, -1.0, 0.0, 1e-30, 1e15))
-    return anatomy.put(data, rng.choice(BINARY_NUMBERS), b"FD", struct.pack(_encoding(data).order + "d", number))
+    return anatomy.put(
+        data, rng.choice(BINARY_NUMBERS), b"FD", struct.pack(_encoding(data).order + "d", number)
+    )
 
 
 def long_value(data: bytes, rng: Random) -> bytes:
     """Megabytes in one element: text, millions of numbers, short integers that a table would hold."""
     size = rng.choice((100_000, 1_000_000, 10_000_000))
     tag = rng.choice((*NUMERIC, *TEXTS, *UIDS[2:]))
-    vr, unit = rng.choice(((b"UT", b"1\\"), (b"UC", b"1.5\\"), (b"UT", b"9"), (b"UC", b"A^B=C\\"), (b"UN", b"1\\")))
+    vr, unit = rng.choice(
+        ((b"UT", b"1\\"), (b"UC", b"1.5\\"), (b"UT", b"9"), (b"UC", b"A^B=C\\"), (b"UN", b"1\\"))
+    )
     if rng.random() < 0.3:
         tag = rng.choice((0x00283006, 0x00281201, 0x00283010, 0x00090010, 0x00091001, 0x00189310))
         vr, unit = rng.choice(((b"OW", b"\1\2"), (b"UN", b"\1\0"), (b"SQ", b"\1\0"), (b"OF", b"\0\0\0\1")))
@@ -269,23 +303,35 @@ def charset(data: bytes, rng: Random) -> bytes:
 
 def hostile_text(data: bytes, rng: Random) -> bytes:
     """Paths, control characters, and a patient's name where it does not belong."""
-    content = rng.choice((CANARY, "../../etc/x", "a\nb\r", "\x00\x1b[31m", "%s%n{0}", "\\" * 300, "<b>" * 20, "ﬀ" * 64))
+    content = rng.choice(
+        (CANARY, "../../etc/x", "a\nb\r", "\x00\x1b[31m", "%s%n{0}", "\\" * 300, "<b>" * 20, "ﬀ" * 64)
+    )
     return anatomy.put(data, rng.choice((*TEXTS, 0x00200013)), rng.choice((b"CS", b"LO")), content.encode())
 
 
 def hostile_uid(data: bytes, rng: Random) -> bytes:
     """UIDs with NUL, paths, leading zeros, none, too many characters; the same one twice."""
-    odd = ("../../../tmp/x", "1.2\0.3", "1..2", "01.02", "1." * 40 + "1", "", "1.2.٣", "/", "1.2.3\n", CANARY, ".", "0")
+    odd = (
+        "../../../tmp/x",
+        "1.2\0.3",
+        "1..2",
+        "01.02",
+        "1." * 40 + "1",
+        "",
+        "1.2.٣",
+        "/",
+        "1.2.3\n",
+        CANARY,
+        ".",
+        "0",
+    )
     return anatomy.put(data, rng.choice(UIDS), b"UI", rng.choice(odd).encode())
 
 
 def private_block(data: bytes, rng: Random) -> bytes:
     """Private elements without a creator, or a known creator with nonsense behind it."""
     encoding = _encoding(data)
-    group, creator, offset = rng.choice(
-        ((0x0019, "GEMS_ACQU_01", 0x27), (0x0043, "GEMS_PARM_01", 0x27), (0x0045, "GEMS_HELIOS_01", 1))
-        + ((0x01F1, "ELSCINT1", 0x27), (0x7005, "TOSHIBA_MEC_CT3", 0x63), (0x0009, "", 1), (0x7029, "X", 2))
-    )
+    group, creator, offset = rng.choice(PRIVATE)
     content = b""
     if rng.random() < 0.7:
         content = anatomy.encode(group << 16 | 0x10, b"LO", creator.encode(), encoding)
@@ -342,7 +388,9 @@ def offset_table(data: bytes, rng: Random) -> bytes:
         content = anatomy.encapsulated(table, *streams)[8:]
     elif choice == 1:
         size = rng.choice((1, 2, 16))
-        content = anatomy.encapsulated(*(whole[at : at + size] for at in range(0, min(len(whole), 60_000), size)))
+        content = anatomy.encapsulated(
+            *(whole[at : at + size] for at in range(0, min(len(whole), 60_000), size))
+        )
     elif choice == 2:
         content = anatomy.encapsulated(*([b""] * rng.choice((1, 1000, 500_000))))
     elif choice == 3:
@@ -358,6 +406,8 @@ def _encoding(data: bytes) -> Encoding:
 
 
 def _inserted(data: bytes, content: bytes, tag: int) -> bytes:
-    after: Element | None = next((one for one in anatomy.elements(data) if one.tag > max(tag, 0x0002FFFF)), None)
+    after: Element | None = next(
+        (one for one in anatomy.elements(data) if one.tag > max(tag, 0x0002FFFF)), None
+    )
     at = after.at if after else len(data)
     return data[:at] + content + data[at:]

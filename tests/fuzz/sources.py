@@ -1,4 +1,4 @@
-"""The good files that hostile ones are made from: what this clone has, and the shared data where it lies beside it.
+"""The good files that hostile ones are made from: what this clone has, and the shared data.
 
 A source is one series: its mutated member is drawn by the seed, the others stay as they are.
 """
