@@ -64,6 +64,8 @@ MODALITIES: Final = frozenset(
 )
 UNITS: Final = frozenset({"OD", "US", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT"})
 """What messages repeat of a header: terms of the standard, never free text."""
+SLOPE_HU: Final = (1e-3, 100.0)
+LARGEST_INTERCEPT_HU: Final = 1e5
 LONGEST_NUMBER: Final = 12
 
 
@@ -152,8 +154,11 @@ def is_hounsfield(header: Dataset) -> None:
         raise NotHounsfield(
             f"{label(header)} lacks a readable RescaleSlope or RescaleIntercept (0028,1052-1053)"
         )
-    if slope <= 0:
-        raise NotHounsfield(f"{label(header)} has RescaleSlope (0028,1053) {slope:g}; it must be above 0")
+    if not SLOPE_HU[0] <= slope <= SLOPE_HU[1] or abs(intercept) > LARGEST_INTERCEPT_HU:
+        raise NotHounsfield(
+            f"{label(header)} has RescaleSlope (0028,1053) {slope:g} and RescaleIntercept {intercept:g}: the "
+            f"slope must be above 0, {SLOPE_HU[0]:g} to {SLOPE_HU[1]:g}"
+        )
 
 
 def is_not_enhanced(header: Dataset) -> None:

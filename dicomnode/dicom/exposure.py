@@ -52,8 +52,11 @@ def read_exposure(header: Dataset) -> Exposure:
         mas = None
     second = _second_tube_mas(header)
     if mas is not None and second:
-        flags.add("SECOND_TUBE")
-        mas += second
+        if _inside(second, MAS):
+            flags.add("SECOND_TUBE")
+            mas += second
+        else:
+            flags.add("MAS_OUT_OF_RANGE")
     return Exposure(mas, frozenset(flags))
 
 

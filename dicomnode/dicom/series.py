@@ -25,11 +25,13 @@ from dicomnode.dicom.pixels import (
     rescale,
     to_hounsfield,
 )
-from dicomnode.dicom.stacking import Plane, check_axial, read_plane, stack
+from dicomnode.dicom.stacking import THICKEST_MM, THINNEST_MM, Plane, check_axial, read_plane, stack
 from dicomnode.dicom.values import number, numbers, text
 from dicomnode.errors import BrokenInstance, DuplicatePosition, MixedSeries, UnsupportedGeometry
 
 LARGEST_FILE_BYTES: Final = 256 * 2**20
+MOST_ELEMENTS: Final = 3000
+"""Of one image, with its sequences. Scanners write fewer than a thousand; each is copied several times."""
 UID_CHARACTERS: Final = re.compile(r"[0-9.]{1,64}")
 """Leading zeros in a component are wrong, but in archives since before anybody checked."""
 
@@ -111,6 +113,7 @@ class _Instance:
     digest: str
     size: int
     pixels: Pixels | None
+    elements: int
 
     @property
     def transfer_syntax(self) -> str:
@@ -138,6 +141,8 @@ def read_series(paths: Sequence[Path], allow_single: bool = True) -> CtSeries:
     instances = [_read_instance(path) for path in paths]
     for instance in instances:
         admit(instance.header)
+        if instance.elements > MOST_ELEMENTS:
+            raise BrokenInstance(f"{label(instance.header)} has more than {MOST_ELEMENTS} elements")
         check_pixel_format(instance.header)
     if len(instances) == 1 and not allow_single:
         raise UnsupportedGeometry(
@@ -163,6 +168,7 @@ def _read_instance(path: Path) -> _Instance:
         hashlib.sha256(encoded).hexdigest(),
         len(encoded),
         parsed.pixels,
+        parsed.elements,
     )
 
 
@@ -221,7 +227,7 @@ def _check_acquisitions(sorted_headers: Sequence[Dataset]) -> None:
 def _assemble(instances: Sequence[_Instance], plane: Plane, spacing_mm: float | None) -> CtSeries:
     """`instances` sorted; `plane` of the first."""
     thickness_mm = plane.thickness_mm or spacing_mm or number(instances[0].header, "SpacingBetweenSlices")
-    if not thickness_mm or thickness_mm <= 0:
+    if not thickness_mm or not THINNEST_MM <= thickness_mm <= THICKEST_MM:
         raise UnsupportedGeometry(
             f"{label(instances[0].header)}: a single image needs a SliceThickness (0018,0050) above 0"
         )

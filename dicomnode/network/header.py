@@ -24,7 +24,7 @@ _LONG_VRS: Final = frozenset(
 )
 _DEEPEST: Final = 32
 _LONGEST_TEXT: Final = 256
-_MOST_ELEMENTS: Final = 200_000
+_MOST_ELEMENTS: Final = 100_000
 """Nested ones included: a multi-frame object of a thousand frames has 50000."""
 _BLOCK_BYTES: Final = 1 << 16
 _FARTHEST_MM: Final = 1e6

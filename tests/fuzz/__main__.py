@@ -54,21 +54,27 @@ def _one(source: Source, seed: int, keep: Path | None) -> int:
             (keep / f"{number}.dcm").write_bytes(content)
     (outcome,) = Workers([source], 1).play([(source.name, seed)])
     print(one)
-    print(f"{outcome.verdict} in {outcome.seconds:.3f} s: {outcome.told} {outcome.trouble}")
+    print(
+        f"{outcome.verdict} in {outcome.seconds:.3f} s ({outcome.wall_seconds:.3f} on the wall):",
+        outcome.told,
+        outcome.trouble,
+    )
     return int(outcome.verdict == "failure")
 
 
 def _many(sources: list[Source], drawn: list[tuple[str, int]], workers: int | None) -> int:
     named = {source.name: source for source in sources}
     began, verdicts = time.monotonic(), collections.Counter[str]()
-    slowest = Outcome("", 0, "", 0.0)
+    slowest = largest = Outcome("", 0, "", 0.0)
     for outcome in Workers(sources, workers).play(drawn):
         verdicts[outcome.verdict] += 1
         slowest = max(slowest, outcome, key=lambda one: one.seconds)
+        largest = max(largest, outcome, key=lambda one: one.memory_bytes)
         if outcome.verdict == "failure":
             print(f"{case(named[outcome.source], outcome.seed)}: {outcome.trouble}", flush=True)
     print(f"recipe {RECIPE}: {len(drawn)} cases of {len(sources)} sources, {time.monotonic() - began:.0f} s")
-    print(f"slowest {slowest.seconds:.2f} s ({slowest.source}, seed {slowest.seed})")
+    print(f"slowest {slowest.seconds:.2f} s of processor ({slowest.source}, seed {slowest.seed})")
+    print(f"largest {largest.memory_bytes >> 20} MiB ({largest.source}, seed {largest.seed})")
     for verdict, count in verdicts.most_common():
         print(f"{count:7d}  {verdict}")
     return int(verdicts["failure"] > 0)

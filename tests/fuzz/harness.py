@@ -4,6 +4,7 @@ Each case runs in a worker process of its own limits: 1 GiB of address space abo
 takes, and 2 seconds. The verdict is `accepted`, the rule that refused it, or a failure in words.
 """
 
+import gc
 import json
 import logging
 import multiprocessing
@@ -15,7 +16,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -51,12 +52,19 @@ SECRETS = (CANARY, "Canary", "Phantom^Textured", "PHANTOM-1", "CompressedSamples
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case. `verdict`: "accepted", a rule, or "failure" with the words in `trouble`."""
+    """What became of a case. `verdict`: "accepted", a rule, or "failure" with the words in `trouble`.
+
+    `seconds` are of the processor, the decoder's included: nothing waits for anything else, and other
+    processes on the machine do not count. A case that does wait is found by the clock on the wall.
+    `memory_bytes`: by how much the resident size grew at its peak, without the decoder's.
+    """
 
     source: str
     seed: int
     verdict: str
     seconds: float
+    wall_seconds: float = 0.0
+    memory_bytes: int = 0
     trouble: str = ""
     told: str = ""
 
@@ -80,12 +88,6 @@ class Workers:
                     worker.end()
 
     def _one(self, drawn: tuple[str, int]) -> Outcome:
-        outcome = self._attempt(drawn)
-        if outcome.trouble.startswith("took") and outcome.seconds < HANGS_SECONDS:
-            outcome = self._attempt(drawn)  # another process may have had the machine
-        return outcome
-
-    def _attempt(self, drawn: tuple[str, int]) -> Outcome:
         worker: _Worker | None = getattr(self._mine, "worker", None)
         if worker is None or not worker.alive:
             worker = self._mine.worker = _Worker(self._sources)
@@ -94,10 +96,10 @@ class Workers:
 
 
 class _Worker:
-    def __init__(self, sources: dict[str, Source]) -> None:
+    def __init__(self, sources: dict[str, Source], target: Callable[..., None] | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         self._end, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, sources), daemon=False)
+        self._process = context.Process(target=target or serve, args=(theirs, sources), daemon=False)
         self._process.start()
         theirs.close()
         self._end.recv()
@@ -106,18 +108,22 @@ class _Worker:
     def alive(self) -> bool:
         return self._process.is_alive()
 
-    def play(self, source: str, seed: int) -> Outcome:
-        self._end.send((source, seed))
+    def play(self, source: str, seed: int, patience_seconds: float = HANGS_SECONDS) -> Outcome:
         try:
-            if self._end.poll(HANGS_SECONDS):
+            self._end.send((source, seed))
+            if self._end.poll(patience_seconds):
                 outcome: Outcome = self._end.recv()
                 return outcome
         except (EOFError, ConnectionError):
             self._process.join()
-            return Outcome(source, seed, "failure", 0.0, f"the process died ({self._process.exitcode})")
+            return Outcome(
+                source, seed, "failure", 0.0, 0.0, 0, f"the process died ({self._process.exitcode})"
+            )
         self._process.kill()
         self._process.join()
-        return Outcome(source, seed, "failure", HANGS_SECONDS, f"hangs: no answer in {HANGS_SECONDS:.0f} s")
+        return Outcome(
+            source, seed, "failure", 0.0, patience_seconds, 0, f"no answer in {patience_seconds:.0f} s"
+        )
 
     def end(self) -> None:
         self._end.close()
@@ -126,10 +132,12 @@ class _Worker:
             self._process.kill()
 
 
-def _serve(pipe: Connection, sources: dict[str, Source]) -> None:
+def serve(pipe: Connection, sources: dict[str, Source], warm: bool = True) -> None:
+    """Play what comes through the pipe, in a process of its own, until it is closed."""
     protocol.hush_pynetdicom()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-        play(case(next(iter(sources.values())), -1), Path(folder))
+        if warm:
+            play(case(next(iter(sources.values())), -1), Path(folder))
         limit_memory()
         pipe.send("ready")
         while True:
@@ -138,6 +146,27 @@ def _serve(pipe: Connection, sources: dict[str, Source]) -> None:
             except EOFError:
                 return
             pipe.send(play(case(sources[source], seed), Path(folder)))
+
+
+def _processor_seconds() -> float:
+    """Of this process, its children that ended, and those that live: the decoder."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ticks = 0
+    for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+        fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return time.process_time() + ended.ru_utime + ended.ru_stime + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _start_peak() -> int:
+    """Forget the largest resident size so far; the present one."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _peak_bytes()
+
+
+def _peak_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
 def limit_memory() -> None:
@@ -153,10 +182,12 @@ def play(one: Case, folder: Path) -> Outcome:
     for number, content in enumerate(one.files):
         paths.append(folder / f"{number}.dcm")
         paths[-1].write_bytes(content)
+    gc.collect()
+    before_bytes = _start_peak()
     log = _Log()
     trouble, verdict, told = "", "", ""
     with log:
-        began = time.monotonic()
+        began, used = time.monotonic(), _processor_seconds()
         # Finding what is no DicomnodeError is what this is for.
         try:
             verdict, told = _everything(paths, folder)
@@ -164,12 +195,14 @@ def play(one: Case, folder: Path) -> Outcome:
             frames = traceback.extract_tb(error.__traceback__)[-3:]
             where = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames))
             trouble = f"{type(error).__name__} at {where}: {str(error)[:200]}"
-        seconds = time.monotonic() - began
+        seconds, wall_seconds = _processor_seconds() - used, time.monotonic() - began
+    memory_bytes = _peak_bytes() - before_bytes
     for left in folder.iterdir():
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     if not trouble:
         trouble = _out_of_bounds(told, log.text, seconds)
-    return Outcome(one.source, one.seed, "failure" if trouble else verdict, seconds, trouble, told)
+    verdict = "failure" if trouble else verdict
+    return Outcome(one.source, one.seed, verdict, seconds, wall_seconds, memory_bytes, trouble, told)
 
 
 def _out_of_bounds(told: str, logged: str, seconds: float) -> str:
