@@ -227,6 +227,12 @@ class NotADoseReport(DicomnodeError):
     """A file from which no dose of a CT can be read; it is kept and feeds no series."""
 
 
+class DecoderUnavailable(DicomnodeError):
+    """The process that decompresses images cannot be had at the moment."""
+
+    retry = True
+
+
 # --- jobs ------------------------------------------------------------------------------
 
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Final
 
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
+from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
 from dicomnode.dicom.marks import carries_own_marks
-from dicomnode.dicom.values import number, tags_of, text, texts
+from dicomnode.dicom.values import named, number, tags_of, text, texts
 from dicomnode.errors import (
     AlreadyEnhanced,
     BurnedInText,
@@ -47,14 +47,42 @@ MULTI_FRAME_CLASSES: Final = frozenset(
 HOUNSFIELD_NAMES: Final = ("HU", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS")
 
 
+IMAGE_TYPE_WORDS: Final = (
+    LOCALIZER_WORDS
+    | REFORMAT_WORDS
+    | SPECTRAL_WORDS
+    | {
+        "ORIGINAL",
+        "DERIVED",
+        "PRIMARY",
+        "SECONDARY",
+        "AXIAL",
+        "OTHER",
+        "RESAMPLED",
+        "SUBTRACTION",
+        "STANDARD",
+    }
+)
+MODALITIES: Final = frozenset(
+    {"CR", "DX", "ES", "IO", "IVUS", "KO", "MG", "MR", "NM", "OT", "PR", "PT", "REG", "RF", "RTDOSE"}
+    | {"RTPLAN", "SC", "SEG", "SR", "US", "XA"}
+)
+UNITS: Final = frozenset({"OD", "US", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT"})
+"""What messages repeat of a header: terms of the standard, never free text."""
+SLOPE_HU: Final = (1e-3, 100.0)
+LARGEST_INTERCEPT_HU: Final = 1e5
+LONGEST_NUMBER: Final = 12
+
+
 def label(header: Dataset) -> str:
     """How a message names an image: by its InstanceNumber, which says nothing about the patient.
 
     In the header of one frame of a multi-frame object that is the number of the frame.
     """
     value = text(header, "InstanceNumber")
+    usable = value.isascii() and value.isdigit() and len(value) <= LONGEST_NUMBER
     kind = "frame" if text(header, "SOPClassUID") in MULTI_FRAME_CLASSES else "instance number"
-    return f"{kind} {value}" if value.isdigit() else "an instance without a number"
+    return f"{kind} {value}" if usable else "an instance without a number"
 
 
 def admit(header: Dataset) -> None:
@@ -78,6 +106,17 @@ def holds_projections(header: Dataset) -> bool:
     return any(tag.group in PROJECTION_GROUPS for tag in tags_of(header))
 
 
+def _class_name(sop_class: str) -> str:
+    name = UID(sop_class).name
+    if name == sop_class:
+        return "of an unknown SOP Class" if sop_class else "without SOP Class UID"
+    return name
+
+
+def _image_type(header: Dataset) -> str:
+    return named(header, "ImageType", IMAGE_TYPE_WORDS)
+
+
 def is_ct_image(header: Dataset) -> None:
     """CT Image Storage, or one frame of an Enhanced or Legacy Converted one, with modality CT."""
     sop_class = text(header, "SOPClassUID")
@@ -87,10 +126,10 @@ def is_ct_image(header: Dataset) -> None:
             "them and send it again"
         )
     if sop_class != CTImageStorage and sop_class not in MULTI_FRAME_CLASSES:
-        raise NotCt(f"{label(header)} has SOP Class UID {sop_class or 'missing'}, not CT Image Storage")
+        raise NotCt(f"{label(header)} is {_class_name(sop_class)}, not CT Image Storage")
     if text(header, "Modality") != "CT":
         raise NotCt(
-            f"{label(header)} has Modality (0008,0060) {text(header, 'Modality') or 'missing'}, not CT"
+            f"{label(header)} has Modality (0008,0060) {named(header, 'Modality', MODALITIES)}, not CT"
         )
 
 
@@ -99,7 +138,7 @@ def is_not_localizer(header: Dataset) -> None:
     words = {value.upper() for value in texts(header, "ImageType")}
     options = {value.upper() for value in texts(header, "ScanOptions")}
     if words & LOCALIZER_WORDS or options & LOCALIZER_SCAN_OPTIONS:
-        raise Localizer(f"{label(header)} is a localizer (ImageType {text(header, 'ImageType')})")
+        raise Localizer(f"{label(header)} is a localizer (ImageType {_image_type(header)})")
 
 
 def is_axial(header: Dataset) -> None:
@@ -107,14 +146,13 @@ def is_axial(header: Dataset) -> None:
     values = tuple(value.upper() for value in texts(header, "ImageType"))
     if len(values) < 3 or values[2] != "AXIAL":
         raise NotAxial(
-            f"{label(header)} has ImageType (0008,0008) {text(header, 'ImageType') or 'missing'}: "
-            "value 3 must be AXIAL"
+            f"{label(header)} has ImageType (0008,0008) {_image_type(header)}: value 3 must be AXIAL"
         )
     if values[:2] == ("DERIVED", "SECONDARY"):
         raise NotAxial(f"{label(header)} is DERIVED\\SECONDARY: made from other images after the examination")
     words = {word for value in values[3:] for word in value.split()}
     if words & REFORMAT_WORDS:
-        raise NotAxial(f"{label(header)} is a reformatted image (ImageType {text(header, 'ImageType')})")
+        raise NotAxial(f"{label(header)} is a reformatted image (ImageType {_image_type(header)})")
 
 
 def is_hounsfield(header: Dataset) -> None:
@@ -127,14 +165,19 @@ def is_hounsfield(header: Dataset) -> None:
         raise NotHounsfield(f"{label(header)} is a virtual monoenergetic or material image, not measured HU")
     unit = text(header, "RescaleType").upper()
     if unit and unit not in HOUNSFIELD_NAMES:
-        raise NotHounsfield(f"{label(header)} has RescaleType (0028,1054) {unit}, not HU")
+        raise NotHounsfield(
+            f"{label(header)} has RescaleType (0028,1054) {named(header, 'RescaleType', UNITS)}, not HU"
+        )
     slope, intercept = number(header, "RescaleSlope"), number(header, "RescaleIntercept")
     if slope is None or intercept is None:
         raise NotHounsfield(
             f"{label(header)} lacks a readable RescaleSlope or RescaleIntercept (0028,1052-1053)"
         )
-    if slope <= 0:
-        raise NotHounsfield(f"{label(header)} has RescaleSlope (0028,1053) {slope:g}; it must be above 0")
+    if not SLOPE_HU[0] <= slope <= SLOPE_HU[1] or abs(intercept) > LARGEST_INTERCEPT_HU:
+        raise NotHounsfield(
+            f"{label(header)} has RescaleSlope (0028,1053) {slope:g} and RescaleIntercept {intercept:g}: the "
+            f"slope must be above 0, {SLOPE_HU[0]:g} to {SLOPE_HU[1]:g}"
+        )
 
 
 def is_not_enhanced(header: Dataset) -> None:

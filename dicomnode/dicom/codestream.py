@@ -4,16 +4,21 @@ A header may promise 64 x 64 while the codestream unpacks to gigabytes, or the r
 segments at the front are read here.
 """
 
+import struct
 from dataclasses import dataclass
 from typing import Final
 
 from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
+    RLELossless,
 )
 
 from dicomnode.errors import BrokenInstance
@@ -29,6 +34,14 @@ JPEG2000_FAMILY: Final = frozenset(
 JPEG_FAMILY: Final = frozenset(
     {str(JPEGLossless), str(JPEGLosslessSV1), str(JPEGLSLossless), JPEGLS_NEAR_LOSSLESS}
 )
+NATIVE: Final = frozenset(
+    {str(ImplicitVRLittleEndian), str(ExplicitVRLittleEndian), str(ExplicitVRBigEndian)}
+)
+DECODABLE: Final = NATIVE | {str(RLELossless)} | JPEG_FAMILY | JPEG2000_FAMILY
+
+MOST_FRAGMENTS: Final = 10_000
+_ITEM: Final = 0xE000FFFE
+_SEQUENCE_END: Final = 0xE0DDFFFE
 
 _START_OF_FRAME: Final = frozenset(set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7})
 _STANDALONE: Final = frozenset({0x01, *range(0xD0, 0xDA)})
@@ -42,6 +55,26 @@ class FrameSize:
     columns: int
     components: int
     bits: int
+
+
+def join_fragments(encoded: bytes, at: int) -> bytes:
+    """The codestream of a single frame: its fragments from `at` on, joined (PS3.5 annex A.4).
+
+    :raises BrokenInstance: fragments are damaged, cut off, missing, or more than 10000.
+    """
+    parts: list[bytes] = []
+    while len(parts) <= MOST_FRAGMENTS:
+        if at + 8 > len(encoded):
+            break
+        tag, length = struct.unpack_from("<II", encoded, at)
+        at += 8
+        if tag == _SEQUENCE_END and len(parts) > 1:
+            return b"".join(parts[1:])  # the first is the offset table
+        if tag != _ITEM or at + length > len(encoded):
+            break
+        parts.append(encoded[at : at + length])
+        at += length
+    raise BrokenInstance("the compressed fragments are damaged, cut off or too many")
 
 
 def frame_size(codestream: bytes, transfer_syntax: str) -> FrameSize | None:

@@ -99,7 +99,8 @@ def write_derived(
     for index in range(series.slices):
         image = _derive(series, index, identity, provenance, generation)
         if numbers is not None:
-            image.InstanceNumber = numbers[index]
+            # Not by its keyword: an element that came with a wrong VR would keep it.
+            image.add_new("InstanceNumber", "IS", numbers[index])
         padding = None if series.padding is None else series.padding[index]
         stored = restore(
             series.headers[index],

@@ -10,7 +10,7 @@ from typing import Final
 
 from pydicom.dataset import Dataset
 
-from dicomnode.dicom.values import UNREADABLE, finite, items, number, text, texts
+from dicomnode.dicom.values import UNREADABLE, finite, is_too_long, items, number, text, texts
 
 CURRENT_MA: Final = (5.0, 1500.0)
 ROTATION_SECONDS: Final = (0.1, 5.0)
@@ -52,8 +52,11 @@ def read_exposure(header: Dataset) -> Exposure:
         mas = None
     second = _second_tube_mas(header)
     if mas is not None and second:
-        flags.add("SECOND_TUBE")
-        mas += second
+        if _inside(second, MAS):
+            flags.add("SECOND_TUBE")
+            mas += second
+        else:
+            flags.add("MAS_OUT_OF_RANGE")
     return Exposure(mas, frozenset(flags))
 
 
@@ -121,6 +124,8 @@ def private_number(header: Dataset, group: int, creator: str, offset: int) -> fl
     """A number in a private block, found by its creator; of a ratio (`0.984:1`, `/1.0:1`) its left side."""
     try:
         block = header.private_block(group, creator)
+        if is_too_long(header.get_item(block.get_tag(offset))):
+            return None
         value = block[offset].value
     except UNREADABLE:
         return None

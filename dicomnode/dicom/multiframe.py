@@ -15,15 +15,16 @@ from typing import BinaryIO, Final
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate
 from pydicom.filereader import read_file_meta_info
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from dicomnode.dicom.admission import MULTI_FRAME_CLASSES
+from dicomnode.dicom.codestream import NATIVE
 from dicomnode.dicom.fragments import UNDEFINED_LENGTH, Extent, Frame, frame_extents
 from dicomnode.dicom.functional_groups import flat_headers, frame_count
-from dicomnode.dicom.pixels import NATIVE, StoredPixels, check_pixel_format, check_transfer_syntax, decode
+from dicomnode.dicom.parsing import DEEPEST_SEQUENCE, check_transfer_syntax
+from dicomnode.dicom.pixels import StoredPixels, check_pixel_format, decode_frame
 from dicomnode.dicom.values import UNREADABLE, number, text, value_of
 from dicomnode.errors import BrokenInstance, GapInSeries
 
@@ -59,7 +60,10 @@ class MultiFrame:
 
         :raises BrokenInstance: NumberOfFrames and the functional groups do not fit each other.
         """
-        return flat_headers(self.header, self.path.name)
+        try:
+            return flat_headers(self.header, self.path.name)
+        except UNREADABLE as error:
+            raise BrokenInstance(f"{self.path.name} cannot be parsed ({type(error).__name__})") from error
 
     def frame_bytes(self, frame: int) -> int:
         """How many bytes a frame (counted from 1) has in the file."""
@@ -72,8 +76,7 @@ class MultiFrame:
         :raises Undecodable: the decoder failed.
         """
         syntax = text(self.header.file_meta, "TransferSyntaxUID")
-        image = _single(self.headers[frame - 1], self._read(frame), syntax)
-        return decode(image, syntax)
+        return decode_frame(_pixel_attributes(self.headers[frame - 1]), self._read(frame), syntax)
 
     def _read(self, frame: int) -> bytes:
         try:
@@ -145,6 +148,7 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[Dataset, int]:
         # Before the data set: a deflated one would be unpacked without a limit.
         check_transfer_syntax(text(read_file_meta_info(path), "TransferSyntaxUID"))
         header = dcmread(file, stop_before_pixels=True)
+        _check_depth(header, DEEPEST_SEQUENCE)
     except UNREADABLE as error:
         raise BrokenInstance(f"{path.name} cannot be parsed ({type(error).__name__})") from error
     if text(header, "SOPClassUID") not in MULTI_FRAME_CLASSES:
@@ -152,9 +156,19 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[Dataset, int]:
     return header, file.tell()
 
 
+def _check_depth(data: Dataset, left: int) -> None:
+    if left == 0:
+        raise RecursionError(f"sequences are nested deeper than {DEEPEST_SEQUENCE}")
+    for tag in list(data.keys()):
+        element = data.get_item(tag)
+        if element is not None and element.VR == "SQ":
+            for item in data[tag].value or ():
+                _check_depth(item, left - 1)
+
+
 def _locate(file: BinaryIO, at: int, size: int, header: Dataset, name: str) -> tuple[Frame, ...]:
     frames = frame_count(header, name)
-    check_pixel_format(_single(header, b"", ""))
+    check_pixel_format(_pixel_attributes(header))
     frame_bytes = PIXEL_BYTES * int(number(header, "Rows") or 0) * int(number(header, "Columns") or 0)
     if frames * frame_bytes > LARGEST_DECODED_BYTES:
         raise BrokenInstance(
@@ -214,18 +228,12 @@ def _read_extent(file: BinaryIO, extent: Extent) -> bytes:
     return found
 
 
-def _single(header: Dataset, encoded: bytes, syntax: str) -> Dataset:
-    """A frame as a single-frame data set, for the checks and decoders of single images."""
+def _pixel_attributes(header: Dataset) -> Dataset:
+    """What says how a frame is to be decoded."""
     image = Dataset()
     for tag in PIXEL_ATTRIBUTES:
         element = header.get_item(tag)
         if element is not None:
             image[tag] = element
     image.file_meta = header.file_meta
-    if encoded:
-        compressed = syntax not in NATIVE
-        image.add_new(
-            "PixelData", "OB" if compressed else "OW", encapsulate([encoded]) if compressed else encoded
-        )
-        image["PixelData"].is_undefined_length = compressed
     return image

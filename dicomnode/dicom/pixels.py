@@ -8,25 +8,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.encaps import get_frame
-from pydicom.uid import (
-    UID,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    RLELossless,
-)
+from pydicom.uid import ExplicitVRBigEndian
 from scipy.ndimage import binary_opening
 
 from dicomnode.dicom.admission import label
-from dicomnode.dicom.codestream import JPEG2000_FAMILY, JPEG_FAMILY, frame_size
-from dicomnode.dicom.values import UNREADABLE, number, tags_of, text, value_of
-from dicomnode.errors import BrokenInstance, Undecodable
-
-NATIVE: Final = frozenset(
-    {str(ImplicitVRLittleEndian), str(ExplicitVRLittleEndian), str(ExplicitVRBigEndian)}
-)
-DECODABLE: Final = NATIVE | {str(RLELossless)} | JPEG_FAMILY | JPEG2000_FAMILY
+from dicomnode.dicom.codestream import NATIVE, frame_size, join_fragments
+from dicomnode.dicom.decoder import DECODER, Frame
+from dicomnode.dicom.parsing import Pixels
+from dicomnode.dicom.values import named, number, tags_of, text
+from dicomnode.errors import BrokenInstance
 
 LARGEST_SIDE: Final = 4096
 AIR_HU: Final = -1000.0
@@ -41,17 +31,10 @@ SATURATED_HU: Final = 3071.0
 StoredPixels = NDArray[np.integer]
 """int16 or uint16, as PixelRepresentation says."""
 
-DECODER_ERRORS: Final[tuple[type[Exception], ...]] = (*UNREADABLE, RuntimeError, MemoryError)
-
-
-def check_transfer_syntax(transfer_syntax: str) -> None:
-    """:raises Undecodable: the syntax is deflated, lossy JPEG, or has no decoder here."""
-    if transfer_syntax not in DECODABLE:
-        name = UID(transfer_syntax).name if transfer_syntax else "missing"
-        raise Undecodable(
-            f"Transfer Syntax UID {transfer_syntax} ({name}) is not accepted; send the series "
-            "uncompressed or losslessly compressed"
-        )
+GREY: Final = frozenset(
+    {"MONOCHROME1", "RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"}
+)
+"""Other Photometric Interpretations that a message may name."""
 
 
 def check_pixel_format(header: Dataset) -> None:
@@ -67,7 +50,7 @@ def check_pixel_format(header: Dataset) -> None:
     if text(header, "PhotometricInterpretation") != "MONOCHROME2":
         raise BrokenInstance(
             f"{label(header)}: PhotometricInterpretation (0028,0004) "
-            f"{text(header, 'PhotometricInterpretation') or 'missing'} is not MONOCHROME2"
+            f"{named(header, 'PhotometricInterpretation', GREY)} is not MONOCHROME2"
         )
     allocated, stored, high = (_whole(header, key) for key in ("BitsAllocated", "BitsStored", "HighBit"))
     if allocated != 16 or not 8 <= stored <= 16 or high != stored - 1:
@@ -90,29 +73,38 @@ def stored_range(header: Dataset) -> tuple[int, int]:
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if is_signed(header) else (0, 2**bits - 1)
 
 
-def decode(instance: Dataset, transfer_syntax: str) -> StoredPixels:
-    """The stored values [row, column] of one complete data set, int16 or uint16.
+def decode(header: Dataset, encoded: bytes, pixels: Pixels | None, transfer_syntax: str) -> StoredPixels:
+    """The stored values [row, column] of one image, int16 or uint16; `encoded` is its whole file.
 
     :raises BrokenInstance: bytes are missing or contradict the header.
     :raises Undecodable: the decoder failed.
     """
-    check_pixel_format(instance)
-    shape = (_whole(instance, "Rows"), _whole(instance, "Columns"))
-    _check_bytes(instance, transfer_syntax, shape)
-    try:
-        decoded = instance.pixel_array
-    except DECODER_ERRORS as error:
-        raise Undecodable(
-            f"{label(instance)}: {UID(transfer_syntax).name} pixel data cannot be decoded "
-            f"({type(error).__name__})"
-        ) from error
-    if decoded.shape != shape:
-        raise BrokenInstance(f"{label(instance)}: decoded to {decoded.shape}, the header says {shape}")
-    kind = np.int16 if is_signed(instance) else np.uint16
-    pixels: StoredPixels = np.ascontiguousarray(decoded).astype(kind)
+    check_pixel_format(header)
+    if pixels is None:
+        raise BrokenInstance(f"{label(header)} has no Pixel Data (7FE0,0010)")
     if transfer_syntax in NATIVE:
-        _check_high_bits(instance, pixels, transfer_syntax)
-    return pixels
+        return _native(header, encoded, pixels, transfer_syntax)
+    if pixels.length is not None:
+        raise BrokenInstance(f"{label(header)}: compressed pixel data are not in fragments")
+    return _decompressed(header, join_fragments(encoded, pixels.at), transfer_syntax)
+
+
+def decode_frame(header: Dataset, content: bytes, transfer_syntax: str) -> StoredPixels:
+    """The same of one frame: `content` is its stored values, or its codestream without fragments."""
+    check_pixel_format(header)
+    if transfer_syntax in NATIVE:
+        return _native(header, content, Pixels(0, len(content)), transfer_syntax)
+    return _decompressed(header, content, transfer_syntax)
+
+
+def _decompressed(header: Dataset, codestream: bytes, transfer_syntax: str) -> StoredPixels:
+    shape = (_whole(header, "Rows"), _whole(header, "Columns"))
+    _check_codestream(header, codestream, transfer_syntax, shape)
+    frame = Frame(transfer_syntax, *shape, _whole(header, "BitsStored"), is_signed(header))
+    decoded = DECODER.decode(frame, codestream)
+    if decoded.shape != shape:
+        raise BrokenInstance(f"{label(header)}: decoded to {decoded.shape}, the header says {shape}")
+    return np.ascontiguousarray(decoded).astype(np.int16 if is_signed(header) else np.uint16)
 
 
 def padding_values(header: Dataset) -> tuple[int, int] | None:
@@ -208,42 +200,41 @@ def _wrapped(value: int, signed: bool) -> int:
     return value - 0x10000 if signed and value > 0x7FFF else value
 
 
-def _check_bytes(instance: Dataset, transfer_syntax: str, shape: tuple[int, int]) -> None:
-    pixel_data = value_of(instance, "PixelData")
-    if not isinstance(pixel_data, bytes) or not pixel_data:
-        raise BrokenInstance(f"{label(instance)} has no Pixel Data (7FE0,0010)")
-    if transfer_syntax in NATIVE:
-        expected = 2 * shape[0] * shape[1]
-        if not expected <= len(pixel_data) < 2 * expected:
-            raise BrokenInstance(
-                f"{label(instance)}: Pixel Data hold {len(pixel_data)} bytes, {shape[0]} x {shape[1]} "
-                f"pixels need {expected}"
-            )
-        return
-    try:
-        codestream = get_frame(pixel_data, 0, number_of_frames=1)
-    except DECODER_ERRORS as error:
-        raise BrokenInstance(f"{label(instance)}: the compressed fragments are damaged or cut off") from error
-    size = frame_size(codestream, transfer_syntax)
-    if size is None:
-        return
-    if (size.rows, size.columns) != shape or size.components != 1 or size.bits > 16:
+def _native(header: Dataset, encoded: bytes, pixels: Pixels, transfer_syntax: str) -> StoredPixels:
+    shape = (_whole(header, "Rows"), _whole(header, "Columns"))
+    held = min(pixels.length or 0, len(encoded) - pixels.at)
+    expected = 2 * shape[0] * shape[1]
+    if not expected <= held < 2 * expected:
         raise BrokenInstance(
-            f"{label(instance)}: the codestream is {size.rows} x {size.columns}, "
+            f"{label(header)}: Pixel Data hold {held} bytes, {shape[0]} x {shape[1]} pixels need {expected}"
+        )
+    order = ">" if transfer_syntax == ExplicitVRBigEndian else "<"
+    form = np.dtype(f"{order}{'i' if is_signed(header) else 'u'}2")
+    image = np.frombuffer(encoded, form, count=shape[0] * shape[1], offset=pixels.at).reshape(shape)
+    stored: StoredPixels = image.astype(form.newbyteorder("="))
+    unused = 16 - _whole(header, "BitsStored")
+    if unused:
+        # Unused high bits may hold an embedded overlay, but no pixel values.
+        narrow: StoredPixels = (stored << unused) >> unused
+        if not _has_embedded_overlay(header) and not np.array_equal(narrow, stored):
+            raise BrokenInstance(
+                f"{label(header)}: pixel values need more bits than BitsStored (0028,0101) says"
+            )
+        stored = narrow
+    return stored
+
+
+def _check_codestream(
+    header: Dataset, codestream: bytes, transfer_syntax: str, shape: tuple[int, int]
+) -> None:
+    size = frame_size(codestream, transfer_syntax)
+    if size is not None and (
+        (size.rows, size.columns) != shape or size.components != 1 or not 1 <= size.bits <= 16
+    ):
+        raise BrokenInstance(
+            f"{label(header)}: the codestream is {size.rows} x {size.columns}, "
             f"{size.components} components, {size.bits} bits; "
             f"the header says {shape[0]} x {shape[1]}, 1 component"
-        )
-
-
-def _check_high_bits(instance: Dataset, pixels: StoredPixels, transfer_syntax: str) -> None:
-    """Unused high bits may hold an embedded overlay (masked by the decoder), but no pixel values."""
-    if _whole(instance, "BitsStored") == 16 or _has_embedded_overlay(instance):
-        return
-    order = ">" if transfer_syntax == ExplicitVRBigEndian else "<"
-    raw = np.frombuffer(instance["PixelData"].value, f"{order}u2", count=pixels.size)
-    if not np.array_equal(raw.astype(pixels.dtype), pixels.ravel()):
-        raise BrokenInstance(
-            f"{label(instance)}: pixel values need more bits than BitsStored (0028,0101) says"
         )
 
 

@@ -1,6 +1,5 @@
 """Read DICOM-CT-PD files, one a view, into `MeasuredProjections`, or refuse the series by a named rule."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -8,16 +7,15 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from dicomnode.dicom.acquisition import DISTANCE_MM, Acquisition, Detector, read_acquisition
 from dicomnode.dicom.admission import label
-from dicomnode.dicom.pixels import check_pixel_format, decode, rescale
+from dicomnode.dicom.pixels import StoredPixels, rescale
 from dicomnode.dicom.projection_tags import PROJECTION_TAGS, projection_number, projection_numbers
-from dicomnode.dicom.series import read_headers
+from dicomnode.dicom.series import read_headers, read_stored
 from dicomnode.dicom.turns import SpotPositions, Turn, find_turns
-from dicomnode.dicom.values import UNREADABLE, number, text
+from dicomnode.dicom.values import number, text
 from dicomnode.errors import (
     BrokenInstance,
     DuplicatePosition,
@@ -86,17 +84,8 @@ def read_projections(paths: Sequence[Path]) -> MeasuredProjections:
         )
     views = _Views(acquisition, len(paths))
     for index, path in enumerate(paths):
-        views.add(index, _complete(path))
+        views.add(index, *read_stored(path))
     return views.closed(tuple(paths))
-
-
-def _complete(path: Path) -> Dataset:
-    """One file with its pixels. `read_headers` looks first: it knows what must not be unpacked."""
-    read_headers((path,))
-    try:
-        return dcmread(io.BytesIO(path.read_bytes()))
-    except UNREADABLE as error:
-        raise BrokenInstance(f"{path.name} cannot be parsed ({type(error).__name__})") from error
 
 
 class _Views:
@@ -112,7 +101,7 @@ class _Views:
         self._uids: set[str] = set()
         self._starved = 0
 
-    def add(self, index: int, view: Dataset) -> None:
+    def add(self, index: int, view: Dataset, stored: StoredPixels) -> None:
         self._check_belongs(view)
         quanta = _quanta(view, self._acquisition.detector.columns)
         if quanta is not None:
@@ -120,7 +109,7 @@ class _Views:
         self._positions[index] = _positions(view)
         current = number(view, "XRayTubeCurrent")
         self._current_ma[index] = current if current is not None and current > 0 else np.nan
-        values = _samples(view, self._acquisition.detector)
+        values = _samples(view, stored, self._acquisition.detector)
         if self._acquisition.logarithmic:
             _check_range(values, LINE_INTEGRALS, view, "line integrals")
             self._integrals[index] = values
@@ -201,10 +190,8 @@ def _quanta(view: Dataset, columns: int) -> NDArray[np.float32] | None:
     return np.array(values, np.float32)
 
 
-def _samples(view: Dataset, detector: Detector) -> NDArray[np.float64]:
+def _samples(view: Dataset, stored: StoredPixels, detector: Detector) -> NDArray[np.float64]:
     """The values [row, column] of one view; the files may hold the detector's columns as rows."""
-    check_pixel_format(view)
-    stored = decode(view, str(view.file_meta.get("TransferSyntaxUID", "")))
     slope, intercept = rescale(view)
     values = stored.astype(np.float64) * slope + intercept
     if values.shape == (detector.rows, detector.columns) and not _ambiguous(detector):

@@ -1,7 +1,6 @@
 """Assemble the files of one CT series into a `CtSeries`, or refuse it by a named rule."""
 
 import hashlib
-import io
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -12,30 +11,29 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.filereader import read_file_meta_info
 
 from dicomnode.dicom.admission import admit, label
 from dicomnode.dicom.codestream import LOSSY
 from dicomnode.dicom.functional_groups import check_one_kind, encode_classic
 from dicomnode.dicom.multiframe import MultiFrame, check_concatenations, is_multi_frame, read_multi_frame
+from dicomnode.dicom.parsing import Pixels, parse
 from dicomnode.dicom.pixels import (
     AIR_HU,
     StoredPixels,
     check_pixel_format,
-    check_transfer_syntax,
     decode,
     padding_mask,
     rescale,
     to_hounsfield,
 )
-from dicomnode.dicom.stacking import Plane, check_axial, read_plane, stack
-from dicomnode.dicom.values import UNREADABLE, number, numbers, text
+from dicomnode.dicom.stacking import THICKEST_MM, THINNEST_MM, Plane, check_axial, read_plane, stack
+from dicomnode.dicom.values import number, numbers, text
 from dicomnode.errors import BrokenInstance, DuplicatePosition, MixedSeries, UnsupportedGeometry
 
 LARGEST_FILE_BYTES: Final = 256 * 2**20
-DEEPEST_SEQUENCE: Final = 32
+MOST_ELEMENTS: Final = 3000
+"""Of one image, with its sequences. Scanners write fewer than a thousand; each is copied several times."""
 UID_CHARACTERS: Final = re.compile(r"[0-9.]{1,64}")
 """Leading zeros in a component are wrong, but in archives since before anybody checked."""
 
@@ -133,6 +131,8 @@ class _Instance:
     encoded: bytes
     digest: str
     size: int
+    pixels: Pixels | None
+    elements: int
     source: MultiFrame | None = None
     frame: int | None = None
 
@@ -174,6 +174,8 @@ def read_series(paths: Sequence[Path], allow_single: bool = True) -> CtSeries:
     instances = [instance for path in paths for instance in _read_instances(path)]
     for instance in instances:
         admit(instance.header)
+        if instance.elements > MOST_ELEMENTS:
+            raise BrokenInstance(f"{label(instance.header)} has more than {MOST_ELEMENTS} elements")
         check_pixel_format(instance.header)
     if len(instances) == 1 and not allow_single:
         raise UnsupportedGeometry(
@@ -195,35 +197,37 @@ def _read_instances(path: Path) -> list[_Instance]:
     if not is_multi_frame(path):
         return [_read_instance(path)]
     source = read_multi_frame(path)
-    try:
-        _check_depth(source.header, DEEPEST_SEQUENCE)
-        headers = source.headers
-    except UNREADABLE as error:
-        raise BrokenInstance(f"{path.name} cannot be parsed ({type(error).__name__})") from error
+    headers = source.headers
     check_one_kind(headers, path.name)
     return [
-        _Instance(path, header, b"", source.digest, source.frame_bytes(frame), source, frame)
+        _Instance(
+            path, header, b"", source.digest, source.frame_bytes(frame), None, len(header), source, frame
+        )
         for frame, header in enumerate(headers, start=1)
     ]
 
 
 def _read_instance(path: Path) -> _Instance:
     encoded = _read_bytes(path)
-    try:
-        meta = read_file_meta_info(path)
-    except UNREADABLE as error:
-        raise BrokenInstance(f"{path.name} is not a DICOM Part 10 file ({type(error).__name__})") from error
-    # Before the data set: a deflated one would be unpacked without a limit.
-    check_transfer_syntax(text(meta, "TransferSyntaxUID"))
-    stream = io.BytesIO(encoded)
-    try:
-        header = dcmread(stream, stop_before_pixels=True)
-        _check_depth(header, DEEPEST_SEQUENCE)
-    except UNREADABLE as error:
-        raise BrokenInstance(f"{path.name} cannot be parsed ({type(error).__name__})") from error
+    parsed = parse(encoded, path.name)
     return _Instance(
-        path, header, encoded[: stream.tell()], hashlib.sha256(encoded).hexdigest(), len(encoded)
+        path,
+        parsed.header,
+        encoded[: parsed.header_end],
+        hashlib.sha256(encoded).hexdigest(),
+        len(encoded),
+        parsed.pixels,
+        parsed.elements,
     )
+
+
+def read_stored(path: Path) -> tuple[Dataset, StoredPixels]:
+    """Header and stored values [row, column] of one single-frame file, whatever it is an image of.
+
+    :raises SeriesRefused: BrokenInstance or Undecodable.
+    """
+    instance = _read_instance(path)
+    return instance.header, _decode_instance(instance)
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -236,16 +240,6 @@ def _read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise BrokenInstance(f"{path.name} cannot be read: {error.strerror}") from error
-
-
-def _check_depth(data: Dataset, left: int) -> None:
-    if left == 0:
-        raise RecursionError(f"sequences are nested deeper than {DEEPEST_SEQUENCE}")
-    for tag in list(data.keys()):
-        element = data.get_item(tag)
-        if element is not None and element.VR == "SQ":
-            for item in data[tag].value or ():
-                _check_depth(item, left - 1)
 
 
 def _check_distinct(instances: Sequence[_Instance]) -> None:
@@ -291,7 +285,7 @@ def _check_acquisitions(sorted_headers: Sequence[Dataset]) -> None:
 def _assemble(instances: Sequence[_Instance], plane: Plane, spacing_mm: float | None) -> CtSeries:
     """`instances` sorted; `plane` of the first."""
     thickness_mm = plane.thickness_mm or spacing_mm or number(instances[0].header, "SpacingBetweenSlices")
-    if not thickness_mm or thickness_mm <= 0:
+    if not thickness_mm or not THINNEST_MM <= thickness_mm <= THICKEST_MM:
         raise UnsupportedGeometry(
             f"{label(instances[0].header)}: a single image needs a SliceThickness (0018,0050) above 0"
         )
@@ -357,8 +351,4 @@ def _decode_instance(instance: _Instance) -> StoredPixels:
     encoded = _read_bytes(instance.path)
     if hashlib.sha256(encoded).hexdigest() != instance.digest:
         raise BrokenInstance(f"{instance.path.name} changed while it was read")
-    try:
-        complete = dcmread(io.BytesIO(encoded))
-    except UNREADABLE as error:
-        raise BrokenInstance(f"{instance.path.name} cannot be parsed ({type(error).__name__})") from error
-    return decode(complete, instance.transfer_syntax)
+    return decode(instance.header, encoded, instance.pixels, instance.transfer_syntax)

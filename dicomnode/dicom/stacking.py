@@ -29,6 +29,12 @@ SPACING_TOLERANCE_MM: Final = 0.1
 SPACING_TOLERANCE: Final = 0.1
 SAME_POSITION: Final = 0.1
 """Closer than this share of the median step counts as the same place."""
+PIXEL_MM: Final = (0.02, 20.0)
+"""Industrial micro-CT ends where this begins; the widest clinical fields have pixels below 2 mm."""
+THICKEST_MM: Final = 200.0
+THINNEST_MM: Final = 0.01
+FARTHEST_MM: Final = 1e5
+"""No scanner's table goes ten metres, but some coordinate systems begin far away."""
 NAMED_POSITIONS: Final = 8
 
 
@@ -54,6 +60,10 @@ def read_plane(header: Dataset) -> Plane:
     """
     position = _vector(header, "ImagePositionPatient", 3)
     orientation = _vector(header, "ImageOrientationPatient", 6)
+    if np.any(np.abs(position) > FARTHEST_MM):
+        raise UnsupportedGeometry(
+            f"{label(header)}: ImagePositionPatient (0020,0032) is more than {FARTHEST_MM / 1000:g} m away"
+        )
     row, column = orientation[:3], orientation[3:]
     lengths = np.array([np.linalg.norm(row), np.linalg.norm(column)])
     if np.any(np.abs(lengths - 1) > UNIT_TOLERANCE) or abs(float(row @ column)) > UNIT_TOLERANCE:
@@ -64,8 +74,10 @@ def read_plane(header: Dataset) -> Plane:
     normal = np.cross(row, column)
     normal /= np.linalg.norm(normal)
     spacing = _vector(header, "PixelSpacing", 2)
-    if np.any(spacing <= 0):
-        raise UnsupportedGeometry(f"{label(header)}: PixelSpacing (0028,0030) must be above 0")
+    if np.any(spacing < PIXEL_MM[0]) or np.any(spacing > PIXEL_MM[1]):
+        raise UnsupportedGeometry(
+            f"{label(header)}: PixelSpacing (0028,0030) must be above 0, {PIXEL_MM[0]} to {PIXEL_MM[1]:g} mm"
+        )
     if abs(spacing[0] - spacing[1]) > SQUARE_TOLERANCE * spacing[0]:
         raise UnsupportedGeometry(
             f"{label(header)}: pixels are not square ({spacing[0]:g} x {spacing[1]:g} mm)"
@@ -75,7 +87,7 @@ def read_plane(header: Dataset) -> Plane:
         position,
         normal if normal[2] >= 0 else -normal,
         (float(spacing[0]), float(spacing[1])),
-        thickness if thickness is not None and thickness > 0 else None,
+        thickness if thickness is not None and THINNEST_MM <= thickness <= THICKEST_MM else None,
     )
 
 

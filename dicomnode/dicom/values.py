@@ -6,9 +6,11 @@ raises for them: what cannot be read is `None` or empty, and the caller decides 
 
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
@@ -32,9 +34,25 @@ UNREADABLE: Final[tuple[type[Exception], ...]] = (
 """What pydicom raises while it turns bytes that other software wrote into values."""
 
 
+LONGEST_LIST: Final = 8
+LONGEST_VALUE: Final = 16 * 1024
+"""Bytes of a value that is read. The longest text with a limit (LT) has 10240 characters; a megabyte of
+numbers takes seconds to convert."""
+
+
+def is_too_long(element: object) -> bool:
+    """An element still encoded, no sequence, and longer than anything that is read as text or numbers."""
+    if not isinstance(element, RawDataElement) or len(element.value or b"") <= LONGEST_VALUE:
+        return False
+    known = dictionary_has_tag(element.tag) and dictionary_VR(element.tag) == "SQ"
+    return element.VR != "SQ" and not (element.VR in (None, "UN") and known)
+
+
 def value_of(header: Dataset, keyword: str) -> object:
-    """The value of an element, or None where it is absent, empty or cannot be read."""
+    """The value of an element, or None where it is absent, empty, too long or cannot be read."""
     try:
+        if is_too_long(header.get_item(keyword)):
+            return None
         return header.get(keyword)
     except UNREADABLE:
         return None
@@ -53,6 +71,15 @@ def texts(header: Dataset, keyword: str) -> tuple[str, ...]:
 def text(header: Dataset, keyword: str) -> str:
     """The element as one stripped text, values joined by a backslash; empty where absent."""
     return "\\".join(texts(header, keyword))
+
+
+def named(header: Dataset, keyword: str, known: Collection[str]) -> str:
+    """The element for a message: words outside `known` are not repeated, they might be a patient's name."""
+    found = texts(header, keyword)
+    if not found:
+        return "missing"
+    words = [one.upper() if one.upper() in known else "?" for one in found[:LONGEST_LIST]]
+    return "\\".join(words) if set(words) != {"?"} else "another value"
 
 
 def numbers(header: Dataset, keyword: str) -> tuple[float, ...]:

@@ -1,10 +1,8 @@
 """Carry elements of a source data set into a new one without rewriting what they say."""
 
-import io
 from collections.abc import Callable
 from typing import Final, cast
 
-from pydicom import dcmread
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
@@ -12,17 +10,20 @@ from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.tag import BaseTag
 
-from dicomnode.dicom.values import UNREADABLE, tags_of
+from dicomnode.dicom.parsing import parse
+from dicomnode.dicom.values import UNREADABLE, is_too_long, tags_of
 
 TEXT_VRS: Final = frozenset(
     {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"}
 )
 """Value representations that are the same bytes in every uncompressed transfer syntax."""
+NUMBER_VRS: Final = frozenset({"AT", "FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"})
+LUT_DATA: Final = 0x00283006
 
 
 def decode_header(encoded: bytes) -> Dataset:
-    """A fresh data set from the bytes of a Part 10 file up to its pixel data."""
-    return dcmread(io.BytesIO(encoded))
+    """A fresh data set from the bytes of a Part 10 file up to its pixel data, once parsed already."""
+    return parse(encoded, "the header").header
 
 
 def copy_elements(source: Dataset, keep: Callable[[BaseTag], bool]) -> Dataset:
@@ -49,6 +50,8 @@ def _portable(source: Dataset, tag: BaseTag) -> DataElement | None:
         vr = raw.VR or _known_vr(tag)
         if vr in TEXT_VRS and raw.value is not None:
             return cast(DataElement, raw._replace(VR=vr, is_implicit_VR=False, is_little_endian=True))
+    if is_too_long(raw) and _is_numbers(cast(RawDataElement, raw)):
+        return None
     try:
         element = source[tag]
         if element.VR != "SQ":
@@ -57,6 +60,12 @@ def _portable(source: Dataset, tag: BaseTag) -> DataElement | None:
     except UNREADABLE:
         return None
     return DataElement(tag, "SQ", DicomSequence(items))
+
+
+def _is_numbers(raw: RawDataElement) -> bool:
+    """Does reading it take time for each number? Byte strings are only carried; tables may be long."""
+    vr = raw.VR or _known_vr(raw.tag) or ""
+    return raw.tag != LUT_DATA and vr[:2] in NUMBER_VRS
 
 
 def _known_vr(tag: BaseTag) -> str | None:

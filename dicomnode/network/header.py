@@ -5,7 +5,6 @@ without decoding a pixel: every length must fit, sequences and fragments must be
 must be as long as Rows and Columns ask for. What does not add up was cut off on its way and is refused.
 """
 
-import math
 import mmap
 import struct
 from dataclasses import dataclass
@@ -25,6 +24,11 @@ _LONG_VRS: Final = frozenset(
 )
 _DEEPEST: Final = 32
 _LONGEST_TEXT: Final = 256
+_MOST_ELEMENTS: Final = 100_000
+"""Nested ones included: a multi-frame object of a thousand frames has 50000."""
+_BLOCK_BYTES: Final = 1 << 16
+_FARTHEST_MM: Final = 1e6
+_LARGEST_INTEGER: Final = 2**31 - 1
 
 _SOP_CLASS_UID: Final = 0x00080016
 _SOP_INSTANCE_UID: Final = 0x00080018
@@ -83,15 +87,14 @@ def read_header(data: Buffer, transfer_syntax_uid: str, start: int = 0) -> RawHe
     values: dict[int, bytes] = {}
     pixels: _Element | None = None
     pixels_at = None
-    position = start
     explicit = transfer_syntax_uid != protocol.IMPLICIT_VR_LITTLE_ENDIAN
-    while position < len(data):
-        if not data[position : position + 8].strip(b"\x00") and not data[position:].strip(b"\x00"):
-            break  # some senders fill up with zeros
-        element = _element_at(data, position, explicit)
+    walk = _Walk(data)
+    position, end = start, _end_without_zeros(data, start)
+    while position < end:
+        element = walk.element_at(position, explicit)
         if element.tag == _PIXEL_DATA:
             pixels, pixels_at = element, position
-        position = _end_of(data, element, explicit, 0)
+        position = walk.end_of(element, explicit, 0)
         if element.tag in _WANTED:
             values[element.tag] = data[element.start : position][:_LONGEST_TEXT]
     header = _header(values, pixels_at)
@@ -103,72 +106,92 @@ def read_header(data: Buffer, transfer_syntax_uid: str, start: int = 0) -> RawHe
 # --- the walk ---------------------------------------------------------------------------------
 
 
-def _element_at(data: Buffer, position: int, explicit: bool) -> _Element:
-    """Read one element's tag, VR and length, PS3.5 section 7.1."""
-    try:
-        group, number = struct.unpack_from("<HH", data, position)
-        tag = group << 16 | number
-        vr = data[position + 4 : position + 6]
-        if explicit and group != 0xFFFE and vr.isalpha() and vr.isupper():
-            if vr not in _LONG_VRS:
-                (length,) = struct.unpack_from("<H", data, position + 6)
-                return _Element(tag, vr, position + 8, length)
-            (length,) = struct.unpack_from("<I", data, position + 8)
-            return _Element(tag, vr, position + 12, length)
-        (length,) = struct.unpack_from("<I", data, position + 4)
-    except struct.error as error:
-        raise _cut_off() from error
-    return _Element(tag, b"", position + 8, length)
+class _Walk:
+    """Steps from element to element of one data set, and counts them."""
 
+    def __init__(self, data: Buffer) -> None:
+        self._data = data
+        self._size = len(data)
+        self._left = _MOST_ELEMENTS
 
-def _end_of(data: Buffer, element: _Element, explicit: bool, depth: int) -> int:
-    if element.length != _UNDEFINED:
-        return _within(data, element.start + element.length)
-    if element.tag == _PIXEL_DATA or element.vr in (b"OB", b"OW"):
-        return _end_of_fragments(data, element.start)
-    # A sequence of VR UN is encoded with implicit VR, whatever the transfer syntax (PS3.5 section 6.2.2).
-    return _end_of_sequence(data, element.start, explicit and element.vr != b"UN", depth + 1)
+    def element_at(self, position: int, explicit: bool) -> _Element:
+        """Read one element's tag, VR and length, PS3.5 section 7.1."""
+        self._left -= 1
+        if self._left < 0:
+            raise InstanceRefused(f"more than {_MOST_ELEMENTS} elements", protocol.NOT_WHOLE)
+        data = self._data
+        try:
+            group, number = struct.unpack_from("<HH", data, position)
+            tag = group << 16 | number
+            vr = data[position + 4 : position + 6]
+            if explicit and group != 0xFFFE and vr.isalpha() and vr.isupper():
+                if vr not in _LONG_VRS:
+                    (length,) = struct.unpack_from("<H", data, position + 6)
+                    return _Element(tag, vr, position + 8, length)
+                (length,) = struct.unpack_from("<I", data, position + 8)
+                return _Element(tag, vr, position + 12, length)
+            (length,) = struct.unpack_from("<I", data, position + 4)
+        except struct.error as error:
+            raise _cut_off() from error
+        return _Element(tag, b"", position + 8, length)
 
+    def end_of(self, element: _Element, explicit: bool, depth: int) -> int:
+        """One past an element and everything in it."""
+        if element.length != _UNDEFINED:
+            return self._within(element.start + element.length)
+        if element.tag == _PIXEL_DATA or element.vr in (b"OB", b"OW"):
+            return self._end_of_fragments(element.start)
+        # A sequence of VR UN is encoded with implicit VR, whatever the transfer syntax (PS3.5 section 6.2.2).
+        return self._end_of_sequence(element.start, explicit and element.vr != b"UN", depth + 1)
 
-def _end_of_fragments(data: Buffer, position: int) -> int:
-    """Encapsulated pixel data, PS3.5 annex A.4: items of defined length until a delimiter."""
-    while True:
-        item = _element_at(data, position, explicit=False)
-        if item.tag == _SEQUENCE_END:
-            return item.start
-        if item.tag != _ITEM or item.length == _UNDEFINED:
+    def _end_of_fragments(self, position: int) -> int:
+        """Encapsulated pixel data, PS3.5 annex A.4: items of defined length until a delimiter."""
+        while True:
+            item = self.element_at(position, explicit=False)
+            if item.tag == _SEQUENCE_END:
+                return item.start
+            if item.tag != _ITEM or item.length == _UNDEFINED:
+                raise _cut_off()
+            position = self._within(item.start + item.length)
+
+    def _end_of_sequence(self, position: int, explicit: bool, depth: int) -> int:
+        """Sequence of undefined length, PS3.5 section 7.5."""
+        if depth > _DEEPEST:
+            raise InstanceRefused(f"sequences nested deeper than {_DEEPEST}", protocol.NOT_WHOLE)
+        while True:
+            item = self.element_at(position, explicit)
+            if item.tag == _SEQUENCE_END:
+                return item.start
+            if item.tag != _ITEM:
+                raise _cut_off()
+            if item.length == _UNDEFINED:
+                position = self._end_of_item(item.start, explicit, depth)
+            else:
+                position = self._within(item.start + item.length)
+
+    def _end_of_item(self, position: int, explicit: bool, depth: int) -> int:
+        while True:
+            element = self.element_at(position, explicit)
+            if element.tag == _ITEM_END:
+                return element.start
+            position = self.end_of(element, explicit, depth)
+
+    def _within(self, position: int) -> int:
+        if position > self._size:
             raise _cut_off()
-        position = _within(data, item.start + item.length)
+        return position
 
 
-def _end_of_sequence(data: Buffer, position: int, explicit: bool, depth: int) -> int:
-    """Sequence of undefined length, PS3.5 section 7.5."""
-    if depth > _DEEPEST:
-        raise InstanceRefused(f"sequences nested deeper than {_DEEPEST}", protocol.NOT_WHOLE)
-    while True:
-        item = _element_at(data, position, explicit)
-        if item.tag == _SEQUENCE_END:
-            return item.start
-        if item.tag != _ITEM:
-            raise _cut_off()
-        if item.length == _UNDEFINED:
-            position = _end_of_item(data, item.start, explicit, depth)
-        else:
-            position = _within(data, item.start + item.length)
-
-
-def _end_of_item(data: Buffer, position: int, explicit: bool, depth: int) -> int:
-    while True:
-        element = _element_at(data, position, explicit)
-        if element.tag == _ITEM_END:
-            return element.start
-        position = _end_of(data, element, explicit, depth)
-
-
-def _within(data: Buffer, position: int) -> int:
-    if position > len(data):
-        raise _cut_off()
-    return position
+def _end_without_zeros(data: Buffer, start: int) -> int:
+    """Where the zeros begin that some senders fill up with; looked for once, from behind."""
+    end = len(data)
+    while end > start:
+        block = max(start, end - _BLOCK_BYTES)
+        content = data[block:end].rstrip(b"\x00")
+        if content:
+            return block + len(content)
+        end = block
+    return start
 
 
 def _cut_off() -> InstanceRefused:
@@ -204,11 +227,12 @@ def _uid(values: dict[int, bytes], tag: int, name: str) -> str:
 
 
 def _integer(value: bytes) -> int | None:
-    """IS; some scanners write a decimal."""
+    """IS, which ends at 2^31 - 1; some scanners write a decimal."""
     try:
-        return int(float(_text(value)))
+        number = int(float(_text(value)))
     except (ValueError, OverflowError):
         return None
+    return number if abs(number) <= _LARGEST_INTEGER else None
 
 
 def _position(value: bytes) -> tuple[float, float, float] | None:
@@ -216,7 +240,7 @@ def _position(value: bytes) -> tuple[float, float, float] | None:
         x, y, z = (float(part) for part in _text(value).split("\\"))
     except ValueError:
         return None
-    return (x, y, z) if all(map(math.isfinite, (x, y, z))) else None
+    return (x, y, z) if all(abs(one) <= _FARTHEST_MM for one in (x, y, z)) else None
 
 
 def _frames(values: dict[int, bytes]) -> int:

@@ -214,7 +214,8 @@ def hush_pynetdicom() -> None:
     PDU. Its check of UIDs would answer a malformed one by breaking the association off, and print it;
     the handlers here answer it with a status.
     """
-    warnings.filterwarnings("ignore", module=r"pydicom\.valuerep")  # quotes the value it warns of
+    # Those of pydicom quote the value they warn of, under the name of whatever module asked for it.
+    warnings.filterwarnings("ignore", category=UserWarning)
     logging.getLogger("pydicom").setLevel(logging.ERROR)  # the same words again
     _config.LOG_HANDLER_LEVEL = "none"
     _config.LOG_REQUEST_IDENTIFIERS = False

@@ -1,0 +1,130 @@
+"""Limits of the parser, each from both sides."""
+
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from dicomnode.dicom.parsing import DEEPEST_SEQUENCE, MOST_READS, parse
+from dicomnode.dicom.series import MOST_ELEMENTS, read_series
+from dicomnode.errors import BrokenInstance, NotCt, SeriesRefused, Undecodable
+from tests.fuzz import anatomy
+from tests.makers import make_series
+
+SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian]
+
+
+def one(folder: Path, syntax: str = ExplicitVRLittleEndian, change: Callable | None = None) -> bytes:
+    return make_series(folder / "s", slices=1, transfer_syntax=syntax, change=change)[0].read_bytes()
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_it_reads_what_pydicom_reads(tmp_path: Path, syntax: str) -> None:
+    encoded = one(tmp_path, syntax)
+    parsed, expected = parse(encoded, "x"), dcmread(tmp_path / "s" / "0001.dcm")
+    pixels = expected["PixelData"].value
+    assert parsed.pixels is not None
+    assert encoded[parsed.pixels.at : parsed.pixels.at + (parsed.pixels.length or 0)] == pixels
+    del expected.PixelData
+    assert parsed.header == expected
+    assert parsed.header.file_meta == expected.file_meta
+    assert parse(encoded[: parsed.header_end], "x").header == expected
+
+
+def nested(depth: int) -> Callable[[Dataset, int], None]:
+    def change(data: Dataset, index: int) -> None:
+        inner = Dataset()
+        for _ in range(depth):
+            outer = Dataset()
+            outer.ReferencedSeriesSequence = Sequence([inner])
+            inner = outer
+        data.ReferencedSeriesSequence = inner.ReferencedSeriesSequence
+
+    return change
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_depth(tmp_path: Path, syntax: str) -> None:
+    """Also of implicit VR, where a sequence is only known by its tag."""
+    parse(one(tmp_path / "a", syntax, nested(DEEPEST_SEQUENCE - 1)), "x")
+    with pytest.raises(BrokenInstance, match="RecursionError"):
+        parse(one(tmp_path / "b", syntax, nested(DEEPEST_SEQUENCE)), "x")
+
+
+@pytest.mark.parametrize("undefined", [False, True])
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_items_without_number_cost_no_seconds(tmp_path: Path, syntax: str, undefined: bool) -> None:
+    encoded = one(tmp_path, syntax)
+    known = anatomy.elements(encoded)
+    encoding = known[-1].encoding
+    items = struct.pack(encoding.order + "HHI", 0xFFFE, 0xE000, 0) * 1_000_000
+    length = anatomy.UNDEFINED if undefined else None
+    sequence = anatomy.encode(0x00081140, b"SQ", items, encoding, length)
+    at = next(element.at for element in known if element.tag > 0x00081140)
+    began = time.process_time()
+    with pytest.raises(BrokenInstance):
+        parse(encoded[:at] + sequence + encoded[at:], "x")
+    assert time.process_time() - began < 2.0
+
+
+def test_an_image_of_too_many_elements_is_refused_and_one_of_fewer_is_not(tmp_path: Path) -> None:
+    def add(many: int) -> Callable[[Dataset, int], None]:
+        def change(data: Dataset, index: int) -> None:
+            data.ReferencedImageSequence = Sequence([Dataset() for _ in range(many)])
+
+        return change
+
+    few = parse(one(tmp_path), "x").elements + 1
+    read_series(make_series(tmp_path / "few", slices=1, change=add(MOST_ELEMENTS - few)))
+    with pytest.raises(BrokenInstance, match="elements"):
+        read_series(make_series(tmp_path / "many", slices=1, change=add(MOST_ELEMENTS - few + 1)))
+
+
+def test_a_report_of_hundreds_of_exposures_is_within_the_count(tmp_path: Path, shared_data: Path) -> None:
+    """The real reports use a small part of it."""
+    for path in (shared_data / "dose-reports").glob("*.dcm"):
+        assert parse(path.read_bytes(), path.name).elements * 2 < MOST_READS
+
+
+@pytest.mark.parametrize("term", ["rot13", "zip", "idna", "utf-7", "UTF8", "ISO_IR 999"])
+def test_a_character_set_of_python_is_none_of_dicom(tmp_path: Path, term: str) -> None:
+    encoded = anatomy.put(one(tmp_path), 0x00080005, b"CS", term.encode())
+    with pytest.raises(BrokenInstance, match="character set"):
+        parse(encoded, "x")
+
+
+@pytest.mark.parametrize("term", ["", "ISO_IR 192", "ISO-IR 100", "ISO 2022 IR 6\\ISO 2022 IR 87", "GB18030"])
+def test_character_sets_of_the_field(tmp_path: Path, term: str) -> None:
+    parse(anatomy.put(one(tmp_path), 0x00080005, b"CS", term.encode()), "x")
+
+
+SECRET = "Vanity^Jane"
+
+
+@pytest.mark.parametrize(
+    ("tag", "vr", "refusal"),
+    [
+        (0x00080008, b"CS", SeriesRefused),
+        (0x00080016, b"UI", NotCt),
+        (0x00080060, b"CS", NotCt),
+        (0x00020010, b"UI", Undecodable),
+        (0x00280004, b"CS", BrokenInstance),
+        (0x00281054, b"LO", SeriesRefused),
+        (0x00080005, b"CS", BrokenInstance),
+        (0x00281053, b"DS", SeriesRefused),
+        (0x00200037, b"DS", SeriesRefused),
+    ],
+)
+def test_no_refusal_repeats_what_stands_in_the_file(tmp_path: Path, tag: int, vr: bytes, refusal) -> None:
+    path = tmp_path / "x.dcm"
+    path.write_bytes(anatomy.put(one(tmp_path), tag, vr, SECRET.encode()))
+    with pytest.raises(refusal) as refused:
+        read_series([path])
+    assert "vanity" not in str(refused.value).lower()
+    assert len(str(refused.value)) < 300
