@@ -30,7 +30,8 @@ def copy_elements(source: Dataset, keep: Callable[[BaseTag], bool]) -> Dataset:
     """The elements of `source` that `keep` accepts, ready to be written as Explicit VR Little Endian.
 
     Text elements keep their encoded bytes, blanks and formats of numbers included. Elements that cannot be
-    read as what their tag demands are dropped. Nested sequences lose their private elements.
+    read as what their tag demands are dropped. None keeps an undefined length: written as text it would take
+    its delimiter, and whatever follows, for its value. Nested sequences lose their private elements.
     """
     copied = Dataset()
     for tag in tags_of(source):
@@ -49,12 +50,14 @@ def _portable(source: Dataset, tag: BaseTag) -> DataElement | None:
     if isinstance(raw, RawDataElement):
         vr = raw.VR or _known_vr(tag)
         if vr in TEXT_VRS and raw.value is not None:
-            return cast(DataElement, raw._replace(VR=vr, is_implicit_VR=False, is_little_endian=True))
+            copied = raw._replace(VR=vr, length=len(raw.value), is_implicit_VR=False, is_little_endian=True)
+            return cast(DataElement, copied)
     if is_too_long(raw) and _is_numbers(cast(RawDataElement, raw)):
         return None
     try:
         element = source[tag]
         if element.VR != "SQ":
+            element.is_undefined_length = False
             return element
         items = [copy_elements(item, lambda nested: not nested.is_private) for item in element.value or ()]
     except UNREADABLE:

@@ -16,6 +16,7 @@ from dicomnode.dicom.derived import Identity, Provenance, is_own, write_derived
 from dicomnode.dicom.policy import MUST_STAND, TABLE
 from dicomnode.dicom.provenance import IMPLEMENTATION_CLASS_UID
 from dicomnode.dicom.series import CtSeries, read_series
+from tests.fuzz import anatomy
 from tests.makers import make_series, outside_circle, phantom
 
 Errors = Callable[[Path], Counter[str]]
@@ -423,3 +424,26 @@ def test_type_2_attributes_that_the_source_lacks_stand_there_empty(
     for image in write(paths, identity, provenance, tmp_path / "out")[1]:
         assert all(keyword in image for keyword in MUST_STAND)
         assert image.AcquisitionNumber is None
+
+
+@pytest.mark.parametrize("keyword", ["SpecificCharacterSet", "StudyDescription", "Rows"])
+def test_an_undefined_length_where_none_may_be_does_not_get_into_the_derived_image(
+    tmp_path: Path, identity: Identity, provenance: Provenance, keyword: str
+) -> None:
+    path = make_series(tmp_path / "s", slices=1, transfer_syntax=ImplicitVRLittleEndian)[0]
+    content, tag = path.read_bytes(), tag_for_keyword(keyword)
+    assert tag is not None
+    old = anatomy.find(content, tag)
+    place = old or next(one for one in anatomy.elements(content) if one.tag > tag)
+    value = anatomy.value(content, old) + anatomy.SEQUENCE_END
+    encoded = anatomy.encode(tag, b"", value, place.encoding, anatomy.UNDEFINED)
+    path.write_bytes(content[: place.at] + encoded + content[old.end if old else place.at :])
+    series = read_series([path])
+    (derived,) = write_derived(series, series.hounsfield, identity, provenance, tmp_path / "out")
+    written = dcmread(derived)
+    assert [
+        one.tag for one in anatomy.elements(derived.read_bytes()) if one.length == anatomy.UNDEFINED
+    ] == []
+    assert written.Rows == 64
+    assert written.SpecificCharacterSet == "ISO_IR 100"
+    assert written.PatientName == "Phantom^Textured"
