@@ -158,6 +158,20 @@ def retry_requests(spool_root: Path) -> list[tuple[Path, str]]:
 # --- how a record changes -----------------------------------------------------------------
 
 
+def begun(job: Job, station: Station) -> Job:
+    """At a station, nothing of it done yet; `starts` counts the begins that had no end in good order."""
+    return replace(
+        job,
+        status="working",
+        station=station,
+        part=None,
+        done=0,
+        total=0,
+        reason=None,
+        starts={station: job.starts.get(station, 0) + 1},
+    )
+
+
 def passed(job: Job, station: Station, found: Mapping[str, Any]) -> Job:
     """After a station: how long it took, and what of its findings people ask for first."""
     return replace(

@@ -34,6 +34,7 @@ from dicomnode.journey.job import (
     Observer,
     Station,
     Status,
+    begun,
     check_again,
     fresh_deliveries,
     fresh_run,
@@ -298,19 +299,7 @@ class Journey:
     def _begin(self, job_id: str, station: Station) -> None:
         if self._stopping.is_set():
             raise Interrupted
-        job = self.book.update(
-            job_id,
-            lambda job: replace(
-                job,
-                status="working",
-                station=station,
-                part=None,
-                done=0,
-                total=0,
-                reason=None,
-                starts={station: job.starts.get(station, 0) + 1},
-            ),
-        )
+        job = self.book.update(job_id, lambda job: begun(job, station))
         log.info("job %s: %s (series %s)", job_id, station, job.shown_series)
 
     def _progress(self, job_id: str) -> Callable[[str, int, int], None]:
