@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, median_low
@@ -17,14 +17,22 @@ from rich.table import Table
 
 from dicomnode.dicom.admission import admit
 from dicomnode.dicom.dose import DoseReading, read_dose, ssde_mgy
+from dicomnode.dicom.dose_report import DOSE_REPORT_CLASSES, DoseEvent, DoseReport, merged, read_dose_report
 from dicomnode.dicom.series import CtSeries, read_headers, read_series
 from dicomnode.dicom.stacks import Stack, sort_into_stacks
 from dicomnode.dicom.values import text
 from dicomnode.engines.catalog import SHIPPED, load_engine
 from dicomnode.engines.need.engine import NeedEngine
-from dicomnode.engines.start_step import SliceFacts, StartStep
-from dicomnode.errors import DicomnodeError, DoseUnknown, InstanceRefused, NetworkError, SeriesRefused
-from dicomnode.journey.matching import match_all, slice_facts
+from dicomnode.engines.start_step import SliceFacts, StartStep, told
+from dicomnode.errors import (
+    DicomnodeError,
+    DoseUnknown,
+    InstanceRefused,
+    NetworkError,
+    NotADoseReport,
+    SeriesRefused,
+)
+from dicomnode.journey.matching import match_all, regions_told, slice_facts
 from dicomnode.network import part10
 from dicomnode.network.header import read_header
 from dicomnode.settings import Dose, EngineSettings, load_settings
@@ -41,7 +49,8 @@ class DoseFinding:
     """The dose of a stack: what is told, on which phantom, by what; means over the slices, then the vectors.
 
     `ssde_mgy` after AAPM 220. `fraction` of normal dose is what the start step follows from (median);
-    `decided_by` says whether header, image noise or both were believed.
+    `decided_by` says whether header, image noise or both were believed, `told` says it in a sentence.
+    `report_uids`: the dose reports that were joined to the images.
     """
 
     source: str
@@ -54,6 +63,8 @@ class DoseFinding:
     fraction: float | None = None
     photons: float | None = None
     decided_by: str | None = None
+    told: str | None = None
+    report_uids: tuple[str, ...] = ()
     ctdivol_by_slice_mgy: tuple[float | None, ...] = ()
     mas_by_slice: tuple[float | None, ...] = ()
 
@@ -82,12 +93,27 @@ class Finding:
     pixel_spacing_mm: tuple[float, float] | None = None
     slice_thickness_mm: float | None = None
     slice_spacing_mm: float | None = None
+    regions: str | None = None
+    size_flags: tuple[str, ...] = ()
     water_equivalent_diameter_mm: float | None = None
     noise_hu: float | None = None
     start_step: int | None = None
     steps: int | None = None
     start_step_by_slice: tuple[int, ...] = ()
     dose: DoseFinding | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """What the verdict of a node depends on: its normal doses, its model, and the dose reports by study."""
+
+    dose: Dose
+    engine: NeedEngine
+    reports: Mapping[str, Sequence[DoseReport]]
+
+    def events(self, header: Dataset) -> tuple[DoseEvent, ...]:
+        """What the dose reports of an image's study tell."""
+        return merged(self.reports.get(text(header, "StudyInstanceUID"), ()))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -113,9 +139,10 @@ def run(arguments: argparse.Namespace) -> int:
     files, others = _dicom_files(arguments.path)
     if not files:
         raise NothingToInspect(f"no DICOM files in {', '.join(map(str, arguments.path))} ({others} others)")
-    series = _by_series(track(files, "headers", console=console, transient=True))
+    series, reports = _by_series(track(files, "headers", console=console, transient=True))
+    node = Node(dose, engine, _dose_reports(reports))
     found = [
-        look(stack, dose, engine)
+        look(stack, node)
         for paths in track(series, "series", console=console, transient=True)
         for stack in sort_into_stacks(paths)
     ]
@@ -128,7 +155,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def look(stack: Stack, dose: Dose, engine: NeedEngine) -> Finding:
+def look(stack: Stack, node: Node) -> Finding:
     """Take a stack as far as the node would before it reconstructs; never raises for what is in the files."""
     try:
         headers = read_headers(stack.paths)
@@ -138,17 +165,17 @@ def look(stack: Stack, dose: Dose, engine: NeedEngine) -> Finding:
     try:
         series = read_series(stack.paths)
     except SeriesRefused as refusal:
-        return replace(_refused(finding, refusal), dose=_dose_if_scan(headers))
-    return _measured(stack, series, dose, engine)
+        return replace(_refused(finding, refusal), dose=_dose_if_scan(headers, node))
+    return _measured(stack, series, node)
 
 
-def _dose_if_scan(headers: Sequence[Dataset]) -> DoseFinding | None:
+def _dose_if_scan(headers: Sequence[Dataset], node: Node) -> DoseFinding | None:
     """The dose of cross-sections that are refused for another reason; a scout's would be misread for one."""
     try:
         admit(headers[0])
     except SeriesRefused:
         return None
-    return _dose(read_dose(headers))
+    return _dose(read_dose(headers, node.events(headers[0])))
 
 
 def _about(header: Dataset, stack: Stack) -> Finding:
@@ -168,10 +195,10 @@ def _refused(finding: Finding, refusal: SeriesRefused) -> Finding:
     return replace(finding, accepted=False, rule=refusal.rule, reason=str(refusal))
 
 
-def _measured(stack: Stack, series: CtSeries, dose: Dose, engine: NeedEngine) -> Finding:
+def _measured(stack: Stack, series: CtSeries, node: Node) -> Finding:
     finding = _about(series.headers[0], stack)
-    reading = read_dose(series.headers)
-    facts = slice_facts(series, reading, dose.reference)
+    reading = read_dose(series.headers, node.events(series.headers[0]))
+    facts = slice_facts(series, reading, node.dose.reference)
     diameters_mm = [one.diameter_mm for one in facts if one.diameter_mm > 0]
     noise_hu = [one.noise_hu for one in facts if one.noise_hu is not None]
     finding = replace(
@@ -184,10 +211,12 @@ def _measured(stack: Stack, series: CtSeries, dose: Dose, engine: NeedEngine) ->
         slice_spacing_mm=round(series.slice_spacing_mm, 4),
         water_equivalent_diameter_mm=round(fmean(diameters_mm), 1) if diameters_mm else None,
         noise_hu=round(median_low(noise_hu), 2) if noise_hu else None,
-        steps=engine.card.schedule.steps,
+        steps=node.engine.card.schedule.steps,
+        regions=regions_told(facts),
+        size_flags=tuple(sorted({flag for one in facts for flag in one.flags})),
     )
     try:
-        starts = match_all(facts, dose, engine)
+        starts = match_all(facts, node.dose, node.engine)
     except DoseUnknown as refusal:
         return replace(_refused(finding, refusal), dose=_dose(reading, facts))
     return replace(
@@ -218,6 +247,8 @@ def _dose(
         fraction=_rounded(median_low([start.fraction for start in starts])) if starts else None,
         photons=round(median_low([start.photons for start in starts])) if starts else None,
         decided_by=decided[0][0] if decided else None,
+        told=told(starts) if starts else None,
+        report_uids=reading.report_uids,
         ctdivol_by_slice_mgy=tuple(_rounded(value) for value in reading.ctdivol_mgy),
         mas_by_slice=tuple(_rounded(value) for value in reading.mas),
     )
@@ -248,18 +279,35 @@ def _is_part10(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
-def _by_series(files: Iterable[Path]) -> list[list[Path]]:
-    """Files of one Series Instance UID together; one whose UID cannot be read stands alone."""
+def _by_series(files: Iterable[Path]) -> tuple[list[list[Path]], list[Path]]:
+    """Files of one Series Instance UID together, and the dose reports among them.
+
+    A file whose UID cannot be read stands alone.
+    """
     series: dict[str, list[Path]] = defaultdict(list)
+    reports = []
     for path in files:
         content = path.read_bytes()
         try:
             meta = part10.parse_meta(content, path.name)
             uid = read_header(content[meta.data_set_at :], meta.transfer_syntax_uid).series_instance_uid
+            reports += [path] if meta.sop_class_uid in DOSE_REPORT_CLASSES else []
         except (NetworkError, InstanceRefused):
             uid = str(path)
         series[uid].append(path)
-    return list(series.values())
+    return list(series.values()), reports
+
+
+def _dose_reports(files: Iterable[Path]) -> dict[str, list[DoseReport]]:
+    """What CT dose reports tell, by study."""
+    reports: dict[str, list[DoseReport]] = defaultdict(list)
+    for path in files:
+        try:
+            report = read_dose_report(path)
+        except NotADoseReport:
+            continue
+        reports[report.study_instance_uid].append(report)
+    return reports
 
 
 # --- the answer for people ------------------------------------------------------------------------
@@ -303,7 +351,7 @@ def _told(dose: DoseFinding | None) -> str:
 
 def _size_and_noise(one: Finding) -> str:
     diameter_mm, noise_hu = one.water_equivalent_diameter_mm, one.noise_hu
-    size = "" if diameter_mm is None else f"Dw {diameter_mm:.0f} mm"
+    size = "" if diameter_mm is None else f"Dw {diameter_mm:.0f} mm ({one.regions})"
     noise = "" if noise_hu is None else f"noise {noise_hu:.1f} HU"
     return ", ".join(part for part in (size, noise) if part)
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 
 from dicomnode.__main__ import main
 from dicomnode.dicom.series import read_series
 from dicomnode.errors import SeriesRefused
 from tests.makers import make_series, phantom
+from tests.report_makers import Irradiation, make_dose_report
 
 Answer = Callable[..., dict]
 
@@ -108,3 +109,23 @@ def test_nothing_to_inspect_is_an_error(tmp_path: Path, capsys: pytest.CaptureFi
     assert "no DICOM files" in capsys.readouterr().err
     assert main(["inspect", str(tmp_path / "nowhere")]) == 1
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_a_dose_report_in_the_folder_is_believed(tmp_path: Path, inspect: Answer) -> None:
+    def without_dose(data: Dataset, _: int) -> None:
+        del data.CTDIvol
+        data.IrradiationEventUID = "1.2.3.99"
+
+    quiet = phantom(4, 128, 128, noise_hu=8.0)
+    paths = make_series(
+        tmp_path / "in", quiet, pixel_spacing_mm=(2.0, 2.0), change=without_dose, study_uid="1.2.3"
+    )
+    (alone,) = inspect(tmp_path)["series"]
+    assert alone["dose"]["source"] == "computed-from-mas"
+    report = make_dose_report(tmp_path / "report.dcm", "1.2.3", [Irradiation("1.2.3.99", ctdivol_mgy=7.5)])
+    told = {one["modality"]: one for one in inspect(tmp_path)["series"]}
+    assert told["CT"]["dose"]["source"] == "radiation-dose-report"
+    assert told["CT"]["dose"]["ctdivol_mgy"] == pytest.approx(7.5)
+    assert told["CT"]["dose"]["report_uids"] == [dcmread(report).SOPInstanceUID]
+    assert told["CT"]["files"] == len(paths)
+    assert not told["SR"]["accepted"]
