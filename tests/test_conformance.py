@@ -33,6 +33,7 @@ from dicomnode.conformance.specimen import make_specimen
 from dicomnode.dicom.marks import PRIVATE_SCHEME
 from dicomnode.dicom.policy import TABLE
 from dicomnode.network import filing, header, protocol, receive
+from dicomnode.network.query import QUERY_CLASSES
 from dicomnode.settings import Destination, Settings, all_keys, load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -390,3 +391,16 @@ def test_the_specimen_is_a_valid_pair_of_objects(dciodvfy: str, tmp_path: Path, 
         assert dcmread(path).SOPClassUID == data.SOPClassUID
         told = subprocess.run([dciodvfy, str(path)], capture_output=True, text=True).stderr
         assert [line for line in told.splitlines() if line.startswith("Error")] == [], told
+
+
+def test_sources_make_the_node_a_user_of_queries(settings: Settings) -> None:
+    silent = statement(settings)
+    assert "no `sources` are configured" in silent
+    source = {"name": "archive", "ae_title": "ARCHIVE", "host": "127.0.0.1", "port": 104}
+    asking = statement(changed(sources=[source]))
+    for uid in (*QUERY_CLASSES, *protocol.DOSE_REPORT_CLASSES):
+        assert any(f"`{uid}`" in row for row in rows_under(asking, "Classes and roles proposed to sources"))
+    [role] = [row for row in rows_under(asking, "Roles") if row[0] == "Query/Retrieve"]
+    assert role[1:] == ["yes", "no"]
+    [role] = [row for row in rows_under(silent, "Roles") if row[0] == "Query/Retrieve"]
+    assert role[1:] == ["no", "no"]

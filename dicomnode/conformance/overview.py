@@ -29,7 +29,7 @@ def overview(settings: Settings) -> Section:
         ),
         (
             Section("Content and transfer", (_content(settings),)),
-            Section("DIMSE services", (_services(),)),
+            Section("DIMSE services", (_services(settings),)),
             Section("DICOM Web Services", (none,)),
             Section("Media services", (none,)),
             Section("Real-Time Video service", (none,)),
@@ -72,18 +72,20 @@ def _use(uid: str) -> str:
         return "kept, enhanced where no rule of 5.6 refuses it"
     if uid in protocol.IMAGE_CLASSES:
         return "kept, not enhanced (rule `not-ct` of 5.6)"
+    if uid in protocol.DOSE_REPORT_CLASSES:
+        return "kept, and read for the dose of the series of its study"
     return "kept, not enhanced: a document"
 
 
-def _services() -> Table:
+def _services(settings: Settings) -> Table:
     rows = [
         ("Verification", "yes", "yes"),
         ("Storage", "yes", "yes"),
+        ("Query/Retrieve", "yes" if settings.sources else "no", "no"),
         *(
             (service, "no", "no")
             for service in (
                 "Storage Commitment",
-                "Query/Retrieve",
                 "Basic Worklist Management",
                 "Modality Performed Procedure Step",
                 "Unified Worklist and Procedure Step",

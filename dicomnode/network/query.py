@@ -24,6 +24,7 @@ from dicomnode.settings import Source
 
 STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
 STUDY_ROOT_GET: Final = "1.2.840.10008.5.1.4.1.2.2.3"
+QUERY_CLASSES: Final = (STUDY_ROOT_FIND, STUDY_ROOT_GET)
 _PENDING: Final = (0xFF00, 0xFF01)
 _REFUSED_BY_US: Final = 0xA700
 
@@ -146,7 +147,7 @@ def _association(
     entity.acse_timeout = patience.negotiation_seconds
     entity.dimse_timeout = entity.network_timeout = patience.answer_seconds
     classes = protocol.DOSE_REPORT_CLASSES if on_store is not None else ()
-    queries = (STUDY_ROOT_FIND, STUDY_ROOT_GET) if on_store is not None else (STUDY_ROOT_FIND,)
+    queries = QUERY_CLASSES if on_store is not None else (STUDY_ROOT_FIND,)
     association = entity.associate(
         source.host,
         source.port,
