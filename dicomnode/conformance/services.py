@@ -91,7 +91,7 @@ def _query(settings: Settings) -> Section:
             "As SCU, in the Study Root model: when a series tells no dose, each of the sources "
             f"{', '.join(code(source.name) for source in settings.sources)} is asked for dose reports of "
             "its study: C-FIND at SERIES level with the keys Study Instance UID, Series Instance UID and "
-            "Modality `SR`, then C-GET of each such series. Only the classes below are proposed: nothing else "
+            "Modality `SR`, then C-GET of each such series. Only these classes are proposed: nothing else "
             "can come. "
             f"Nothing is ever changed at a source. {no_scp}",
             table("Classes and roles proposed to sources", "SOP Class | UID | Role", rows),
