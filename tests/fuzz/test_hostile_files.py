@@ -12,7 +12,7 @@ from tests.fuzz.harness import MEMORY_BYTES, SECONDS, Outcome, Workers, _Worker
 from tests.fuzz.sources import Source, all_sources, draw
 
 RULES = {kind.rule for kind in vars(errors).values() if hasattr(kind, "rule")}
-QUICK, MANY = 300, 10_000
+QUICK, MANY = 250, 10_000
 
 
 @pytest.fixture(scope="module")
