@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from dicomnode.dicom.decoder import Decoder, Frame
 from dicomnode.errors import Undecodable
 from tests.makers import make_series
 
+Image = tuple[Frame, bytes, np.ndarray]
+
 
 @pytest.fixture
 def decoder() -> Iterator[Decoder]:
@@ -26,7 +29,7 @@ def decoder() -> Iterator[Decoder]:
     decoder.stop()
 
 
-def frame_of(path: Path) -> tuple[Frame, bytes, np.ndarray]:
+def frame_of(path: Path) -> Image:
     data = dcmread(path)
     syntax = str(data.file_meta.TransferSyntaxUID)
     frame = Frame(syntax, data.Rows, data.Columns, data.BitsStored, data.PixelRepresentation == 1)
@@ -34,7 +37,7 @@ def frame_of(path: Path) -> tuple[Frame, bytes, np.ndarray]:
 
 
 @pytest.fixture
-def image(tmp_path: Path) -> tuple[Frame, bytes, np.ndarray]:
+def image(tmp_path: Path) -> Image:
     return frame_of(make_series(tmp_path / "s", slices=1, transfer_syntax=JPEG2000Lossless)[0])
 
 
@@ -51,7 +54,7 @@ def test_it_decodes_what_pydicom_decodes(tmp_path: Path, decoder: Decoder, synta
         assert np.array_equal(decoder.decode(frame, codestream), expected)
 
 
-def test_one_process_for_all_frames_that_ends_with_its_owner(decoder: Decoder, image) -> None:
+def test_one_process_for_all_frames_that_ends_with_its_owner(decoder: Decoder, image: Image) -> None:
     decoder.decode(*image[:2])
     first = pid_of(decoder)
     decoder.decode(*image[:2])
@@ -62,23 +65,35 @@ def test_one_process_for_all_frames_that_ends_with_its_owner(decoder: Decoder, i
     assert np.array_equal(decoder.decode(*image[:2]), image[2])
 
 
-def test_a_crash_refuses_the_image_and_the_next_one_is_decoded(decoder: Decoder, image) -> None:
+@contextlib.contextmanager
+def striking(decoder: Decoder, signal_number: int) -> Iterator[None]:
+    """Strike the process of the decoder once it has the next image: it stands still until then."""
+    pid = pid_of(decoder)
+    os.kill(pid, signal.SIGSTOP)
+
+    def strike() -> None:
+        os.kill(pid, signal_number)
+        os.kill(pid, signal.SIGCONT)
+
+    timer = threading.Timer(0.3, strike)
+    timer.start()
+    yield
+    timer.join()
+
+
+def test_a_crash_refuses_the_image_and_the_next_one_is_decoded(decoder: Decoder, image: Image) -> None:
     decoder.decode(*image[:2])
-    os.kill(pid_of(decoder), signal.SIGSTOP)  # so that it dies with the frame in its pipe, not before
-    killed = pid_of(decoder)
-    os.kill(killed, signal.SIGSEGV)
-    os.kill(killed, signal.SIGCONT)
-    with pytest.raises(Undecodable, match="crashed"):
+    crashed = pid_of(decoder)
+    with striking(decoder, signal.SIGSEGV), pytest.raises(Undecodable, match="crashed"):
         decoder.decode(*image[:2])
     assert np.array_equal(decoder.decode(*image[:2]), image[2])
-    assert pid_of(decoder) != killed
+    assert pid_of(decoder) != crashed
 
 
-def test_a_decoder_that_the_system_kills_is_asked_again(decoder: Decoder, image) -> None:
+def test_a_decoder_that_the_system_kills_is_asked_again(decoder: Decoder, image: Image) -> None:
     decoder.decode(*image[:2])
-    os.kill(pid_of(decoder), signal.SIGSTOP)
-    os.kill(pid_of(decoder), signal.SIGKILL)
-    assert np.array_equal(decoder.decode(*image[:2]), image[2])
+    with striking(decoder, signal.SIGKILL):
+        assert np.array_equal(decoder.decode(*image[:2]), image[2])
 
 
 def test_an_image_that_takes_too_long_is_refused(decoder: Decoder) -> None:
@@ -97,7 +112,7 @@ def test_an_image_that_takes_too_much_memory_is_refused(decoder: Decoder) -> Non
         decoder.decode(Frame(str(RLELossless), 4096, 4096, 12, False), stream)
 
 
-def test_nothing_but_a_refusal_comes_out_of_noise(decoder: Decoder, image) -> None:
+def test_nothing_but_a_refusal_comes_out_of_noise(decoder: Decoder, image: Image) -> None:
     frame, codestream, _ = image
     rng = np.random.default_rng(1)
     for _ in range(40):

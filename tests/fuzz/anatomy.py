@@ -6,6 +6,7 @@ Own code, apart from the package and from pydicom: what mutates must not share t
 import struct
 from dataclasses import dataclass
 
+MOST_ELEMENTS = 20_000
 UNDEFINED = 0xFFFFFFFF
 PIXEL_DATA = 0x7FE00010
 TRANSFER_SYNTAX = 0x00020010
@@ -44,11 +45,11 @@ def elements(data: bytes) -> list[Element]:
     """The top-level elements, file meta included, as far as they can be followed."""
     position = 132 if data[128:132] == b"DICM" else 0
     found: list[Element] = []
-    encoding = Encoding()
-    while position + 8 <= len(data):
-        if data[position : position + 2] != b"\x02\x00":
+    encoding = None
+    while position + 8 <= len(data) and len(found) < MOST_ELEMENTS:
+        if encoding is None and data[position : position + 2] != b"\x02\x00":
             encoding = encoding_of(data, found)
-        element = _element(data, position, encoding)
+        element = _element(data, position, encoding or Encoding())
         if element is None or element.end > len(data):
             break
         found.append(element)

@@ -67,6 +67,7 @@ CHARSETS = (
 )
 
 
+MANY = (100, 1000, 2000, 2500, 3000, 5000, 10_000, 30_000, 300_000)
 PRIVATE = (
     *((0x0019, "GEMS_ACQU_01", 0x27), (0x0043, "GEMS_PARM_01", 0x27), (0x0045, "GEMS_HELIOS_01", 1)),
     *((0x01F1, "ELSCINT1", 0x27), (0x7005, "TOSHIBA_MEC_CT3", 0x63), (0x0009, "", 1), (0x7029, "X", 2)),
@@ -176,7 +177,7 @@ def nest(data: bytes, rng: Random) -> bytes:
 def many_items(data: bytes, rng: Random) -> bytes:
     """One sequence of very many empty items."""
     encoding = _encoding(data)
-    count = rng.choice((1000, 30_000, 300_000, 2_000_000))
+    count = rng.choice((*MANY, 2_000_000))
     content, undefined = _items(count, encoding), rng.random() < 0.5
     tag = rng.choice((0x00081140, 0x00091001, 0x00082112))
     length = UNDEFINED if undefined else None
@@ -186,7 +187,7 @@ def many_items(data: bytes, rng: Random) -> bytes:
 
 def many_elements(data: bytes, rng: Random) -> bytes:
     """Very many tiny elements: private, unknown, empty, or the same again."""
-    encoding, count = _encoding(data), rng.choice((1000, 30_000, 300_000))
+    encoding, count = _encoding(data), rng.choice(MANY)
     tag = rng.choice((0x00090010, 0x00110000, 0x00080000, 0x00000000, 0x00080005))
     step = rng.choice((0, 1, 1))
     if step == 0:

@@ -81,7 +81,7 @@ def misbehave(pipe: Connection, sources: dict[str, Source]) -> None:
     import os
     import time
 
-    def do(paths: list[Path], folder: Path) -> tuple[str, str]:
+    def do(paths: list[Path], folder: Path, used: list[float], with_report: bool) -> tuple[str, str]:
         deed = next(iter(sources)).removeprefix(DEED)
         if deed == "raise":
             raise ValueError("a bug")
