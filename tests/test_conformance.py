@@ -97,6 +97,7 @@ def test_every_row_of_the_attribute_policy_stands_there_once_with_its_reason(doc
         assert row[0] == f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
+@pytest.mark.slow
 def test_what_the_policy_removes_is_told_as_removed_and_what_it_sets_has_its_value(
     settings: Settings,
 ) -> None:
@@ -356,6 +357,7 @@ def test_a_value_cannot_become_markup() -> None:
 # --- the command ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_writes_to_standard_output_or_a_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], document: str
 ) -> None:
@@ -369,6 +371,7 @@ def test_the_command_writes_to_standard_output_or_a_file(
     assert main(["conformance", "--config", str(CONFIG), "--output", str(tmp_path / "no" / "x.md")]) == 1
 
 
+@pytest.mark.slow
 def test_the_statement_needs_no_torch_and_leaves_nothing_behind(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from dicomnode.conformance import statement;"

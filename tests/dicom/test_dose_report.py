@@ -310,6 +310,7 @@ def test_whatever_is_written_into_an_item_it_is_one_event(code: str, keyword: st
         assert read is None or read > 0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 def test_hundreds_of_damaged_files_are_read_or_refused_by_name(tmp_path: Path) -> None:
     path = make_dose_report(tmp_path / "dose.dcm", STUDY, [SCOUT, FULL], nested=2)

@@ -57,6 +57,7 @@ def test_depth(tmp_path: Path, syntax: str) -> None:
         parse(one(tmp_path / "b", syntax, nested(DEEPEST_SEQUENCE)), "x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("undefined", [False, True])
 @pytest.mark.parametrize("syntax", SYNTAXES)
 def test_items_without_number_cost_no_seconds(tmp_path: Path, syntax: str, undefined: bool) -> None:

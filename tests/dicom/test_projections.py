@@ -19,6 +19,8 @@ from dicomnode.dicom.series import read_series
 from dicomnode.errors import ProjectionSeries, SeriesRefused
 from tests.fan_makers import disc, small
 
+pytestmark = pytest.mark.slow
+
 EXPLICIT, IMPLICIT, BIG = ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian
 OPTIONAL = {
     "SourceAngularPositionShift",

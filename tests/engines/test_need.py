@@ -166,6 +166,7 @@ def draws(pixel_mm: float, cutoff_per_px: float) -> list[tuple[Tensor, Tensor]]:
     return pairs
 
 
+@pytest.mark.slow
 def test_a_spot_does_not_raise_its_own_limit() -> None:
     """The more there is of it, the less of its share may go, also of one as large as a kidney."""
     noise, spot = noise_image(1, 192) * 0.33, disc(20.0, 192)
@@ -177,6 +178,7 @@ def test_a_spot_does_not_raise_its_own_limit() -> None:
     assert shares == sorted(shares)
 
 
+@pytest.mark.slow
 def test_bounds_are_in_millimetres() -> None:
     """A spot of one size in mm is protected alike on fine and coarse pixels."""
     shares = []

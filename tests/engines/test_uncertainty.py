@@ -11,6 +11,8 @@ from dicomnode.engines.uncertainty import drawing, draws_on, spread
 from dicomnode.errors import NoSpread
 from tests.engines.test_enhance import START, engine, stack
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["engine"]
 NORMAL = replace(START, step=0, fraction=1.0)
 ONE_PASS = replace(START, step=1)

@@ -45,6 +45,7 @@ def test_some_hundred_hostile_files(sources: list[Source]) -> None:
     assert len(verdicts) >= 6
 
 
+@pytest.mark.slow
 def test_every_source_as_it_is(sources: list[Source]) -> None:
     """The bundled files, and where the shared data lie beside the clone the whole zoo and all reports."""
     verdicts = played(sources, [(source.name, -1) for source in sources])
@@ -59,6 +60,7 @@ def test_many_hostile_files(sources: list[Source]) -> None:
     assert len(verdicts) >= 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deed", ["raise", "hang", "grow", "die", "tell", "wait"])
 def test_the_harness_sees_what_it_is_there_for(deed: str, tmp_path: Path) -> None:
     """Each kind of failure, made on purpose in a worker: none of them goes unseen."""

@@ -62,6 +62,7 @@ def test_a_series_goes_in_and_its_enhanced_twin_and_report_arrive(
     assert measure["regions"].encode() in pacs.kept()[pacs.reports()[0]]
 
 
+@pytest.mark.slow
 def test_the_same_series_again_is_the_same_result(tmp_path: Path, pacs: Pacs, engine: NeedEngine) -> None:
     settings = settings_for(tmp_path, pacs.port)
     paths = low_dose_series(tmp_path / "in")
@@ -145,6 +146,7 @@ def test_what_was_stored_before_a_peer_ran_full_is_not_sent_again(
     assert len(stored) == len(set(stored)) == 6
 
 
+@pytest.mark.slow
 def test_a_permanent_refusal_keeps_the_report_back_until_someone_asks_again(
     tmp_path: Path, pacs: Pacs, engine: NeedEngine
 ) -> None:
@@ -249,6 +251,7 @@ def sick(engine: NeedEngine) -> NeedEngine:
     return Sick(engine.card, engine.projection, engine.image, engine.device)
 
 
+@pytest.mark.slow
 def test_an_error_of_the_program_ends_one_job_and_not_the_node(
     tmp_path: Path, pacs: Pacs, engine: NeedEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -267,6 +270,7 @@ def test_an_error_of_the_program_ends_one_job_and_not_the_node(
     assert len(pacs.images()) == 9
 
 
+@pytest.mark.slow
 def test_a_full_disk_makes_a_job_wait_and_go_on_by_itself(
     tmp_path: Path, pacs: Pacs, engine: NeedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +286,7 @@ def test_a_full_disk_makes_a_job_wait_and_go_on_by_itself(
     assert job.run >= 2
 
 
+@pytest.mark.slow
 def test_a_result_that_fails_the_gate_stays_until_the_gate_is_changed(
     tmp_path: Path, pacs: Pacs, engine: NeedEngine
 ) -> None:
@@ -353,6 +358,7 @@ def test_a_job_that_waited_while_the_configuration_changed_and_changed_back_is_d
     assert all(decoded(pacs.kept()[uid]).SeriesDescription.startswith("AI-DN | ") for uid in pacs.images())
 
 
+@pytest.mark.slow
 def test_peers_that_want_another_image_type_get_other_objects(
     tmp_path: Path, pacs: Pacs, engine: NeedEngine
 ) -> None:

@@ -163,6 +163,7 @@ def decided(path: Path) -> tuple[str, float]:
     return start.decided_by, start.fraction
 
 
+@pytest.mark.slow
 def test_quarter_dose_under_full_dose_tags_is_told_by_its_noise(shared_data: Path) -> None:
     """Mayo repeats the full-dose header; every full-dose slice agrees with its own."""
     folder = shared_data / "pairs" / "mayo"

@@ -13,6 +13,8 @@ from dicomnode.node import Node
 from tests.journey.scene import Pacs, decoded, low_dose_series, send_to, settings_for, wait_for_jobs
 from tests.multiframe_makers import make_enhanced, make_legacy
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("make", [make_enhanced, make_legacy])
 def test_one_object_of_frames_comes_back_as_a_derived_series(

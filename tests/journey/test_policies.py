@@ -13,6 +13,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from dicomnode.dicom.report import write_report
+from dicomnode.dose_reference import DoseReference
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.errors import NoSpread
 from dicomnode.journey import writing
@@ -33,6 +34,8 @@ from tests.journey.scene import (
     wait_until,
 )
 from tests.makers import make_series, phantom
+
+pytestmark = pytest.mark.slow
 
 ALL = (IMAGE, REPORT, PARAMETRIC_MAP, KEY_OBJECTS)
 EVERYTHING = {"removed_map": True, "uncertainty_map": True, "key_objects": True}
@@ -303,7 +306,9 @@ def test_a_series_of_normal_dose_has_no_uncertainty_map_and_says_why(
 ) -> None:
     with Pacs(classes=ALL) as pacs:
         settings = settings_with(tmp_path, {pacs.port: {"uncertainty_map": True}})
-        reference = {"body_ctdivol_mgy": 0.001, "head_ctdivol_mgy": 0.001, "version": "tiny"}
+        table = DoseReference().model_dump()
+        rows = [row | {"ctdivol_mgy": 0.001} for row in table["regions"]]
+        reference = table | {"version": "tiny", "regions": rows}
         settings = settings.model_copy(
             update={"dose": settings.dose.model_validate({"reference": reference})}
         )

@@ -26,6 +26,8 @@ from tests.dicom.test_projections import change, put
 from tests.fan_makers import disc, ends, small, through
 from tests.journey.scene import Pacs, low_dose_series, send_to, settings_for, wait_for_jobs
 
+pytestmark = pytest.mark.slow
+
 FINE = {"columns": 240, "column_spacing_mm": 1.6, "central_column": 120.625, "views_per_turn": 360}
 
 

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import pytest
 from pydicom import Dataset, dcmread
 
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.node import Node
 from tests.journey.scene import Pacs, decoded, low_dose_series, send_to, settings_for, wait_for_jobs
 from tests.makers import make_series
+
+pytestmark = pytest.mark.slow
 
 UIDS = {"series_uid": "1.2.3.77", "study_uid": "1.2.3.7"}
 

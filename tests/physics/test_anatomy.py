@@ -177,6 +177,7 @@ def test_chest_with_contrast(shared_data: Path) -> None:
     assert set(read(shared_data / "ct" / "rider-011")[0]) == {"chest"}
 
 
+@pytest.mark.slow
 def test_chest_shoulders_and_head_beside_raised_arms(shared_data: Path) -> None:
     """Looked at: lungs to slice 21, shoulders to 33, jaw from 36, skull base at 59."""
     found, clear = read(shared_data / "ct" / "acrin-flt-001", 60)
@@ -185,12 +186,14 @@ def test_chest_shoulders_and_head_beside_raised_arms(shared_data: Path) -> None:
     assert set(found[45:]) == {"head"}
 
 
+@pytest.mark.slow
 def test_liver_to_lung_tips(shared_data: Path) -> None:
     found, _ = read(shared_data / "ct" / "lung-dx-a0002")
     assert found[0] == "abdomen-pelvis"
     assert set(found[8:]) == {"chest"}
 
 
+@pytest.mark.slow
 def test_a_real_head_from_teeth_to_crown(shared_data: Path) -> None:
     """The node refuses it for its tilt; the anatomy is no less a head."""
     images = [dcmread(path) for path in sorted((shared_data / "ct" / "dcm-qa-ct").rglob("*GE*.dcm"))]
