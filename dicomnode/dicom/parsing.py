@@ -31,6 +31,10 @@ each irradiation event; an empty item costs 16 microseconds, so that the worst h
 CURVE_SEQUENCE: Final = 0x50002600
 """(50xx,2600), retired: the only sequence among the repeating groups."""
 
+CHARACTER_SET: Final = frozenset({b"\x08\x00\x05\x00", b"\x00\x08\x00\x05"})
+"""The tag (0008,0005) in both byte orders."""
+LONGEST_CHARACTER_SET: Final = 1024
+
 PIXEL_TAGS: Final = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 PIXEL_DATA: Final = 0x7FE00010
 
@@ -111,10 +115,17 @@ class _Metered(io.BytesIO):
     def __init__(self, content: bytes, meter: _Meter) -> None:
         super().__init__(content)
         self.meter = meter
+        self._at_character_set = False
 
     def read(self, size: int | None = -1, /) -> bytes:
         self.meter.count()
-        return super().read(size)
+        content = super().read(size)
+        # pydicom looks up every value of a character set while it reads: five million take a minute.
+        if size == 8:
+            self._at_character_set = content[:4] in CHARACTER_SET
+        elif self._at_character_set and len(content) > LONGEST_CHARACTER_SET:
+            raise TooMuch
+        return content
 
     def inner(self, content: bytes) -> "_Metered":
         """Another stream on the same count."""

@@ -426,7 +426,7 @@ def test_type_2_attributes_that_the_source_lacks_stand_there_empty(
         assert image.AcquisitionNumber is None
 
 
-@pytest.mark.parametrize("keyword", ["SpecificCharacterSet", "StudyDescription", "Rows"])
+@pytest.mark.parametrize("keyword", ["StudyDescription", "Rows"])
 def test_an_undefined_length_where_none_may_be_does_not_get_into_the_derived_image(
     tmp_path: Path, identity: Identity, provenance: Provenance, keyword: str
 ) -> None:

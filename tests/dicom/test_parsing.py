@@ -100,6 +100,17 @@ def test_a_character_set_of_python_is_none_of_dicom(tmp_path: Path, term: str) -
         parse(encoded, "x")
 
 
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize("vr", [b"CS", b"UT"])
+def test_a_character_set_of_millions_of_values_costs_nothing(tmp_path: Path, syntax: str, vr: bytes) -> None:
+    many = b"1\\" * (30_000 if vr == b"CS" else 3_000_000)
+    encoded = anatomy.put(one(tmp_path, syntax), 0x00080005, vr, many)
+    began = time.process_time()
+    with pytest.raises(BrokenInstance):
+        parse(encoded, "x")
+    assert time.process_time() - began < 0.5
+
+
 @pytest.mark.parametrize("term", ["", "ISO_IR 192", "ISO-IR 100", "ISO 2022 IR 6\\ISO 2022 IR 87", "GB18030"])
 def test_character_sets_of_the_field(tmp_path: Path, term: str) -> None:
     parse(anatomy.put(one(tmp_path), 0x00080005, b"CS", term.encode()), "x")
