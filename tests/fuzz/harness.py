@@ -5,6 +5,7 @@ takes, and 2 seconds. The verdict is `accepted`, the rule that refused it, or a 
 """
 
 import contextlib
+import faulthandler
 import gc
 import json
 import logging
@@ -12,6 +13,7 @@ import multiprocessing
 import os
 import resource
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -92,6 +94,11 @@ class Workers:
                     worker.end()
 
     def _one(self, drawn: tuple[str, int]) -> Outcome:
+        outcome = self._attempt(drawn)
+        # A machine that was stopped for a while answers the second time; what hangs hangs again.
+        return self._attempt(drawn) if outcome.trouble.startswith("no answer") else outcome
+
+    def _attempt(self, drawn: tuple[str, int]) -> Outcome:
         worker: _Worker | None = getattr(self._mine, "worker", None)
         if worker is None or not worker.alive:
             worker = self._mine.worker = _Worker(self._sources)
@@ -103,7 +110,12 @@ class _Worker:
     def __init__(self, sources: dict[str, Source], target: Callable[..., None] | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         self._end, theirs = context.Pipe()
-        self._process = context.Process(target=target or serve, args=(theirs, sources), daemon=False)
+        # In memory where there is such a place: a busy disk can keep a case waiting for a minute.
+        place = "/dev/shm" if Path("/dev/shm").is_dir() else None
+        self._folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir=place))
+        self._process = context.Process(
+            target=target or serve, args=(theirs, sources, self._folder), daemon=False
+        )
         self._process.start()
         theirs.close()
         self._end.recv()
@@ -123,36 +135,43 @@ class _Worker:
             return Outcome(
                 source, seed, "failure", 0.0, 0.0, 0, f"the process died ({self._process.exitcode})"
             )
+        self._say_where()
         self._process.kill()
         self._process.join()
         return Outcome(
             source, seed, "failure", 0.0, patience_seconds, 0, f"no answer in {patience_seconds:.0f} s"
         )
 
+    def _say_where(self) -> None:
+        """Let a process that hangs print where it is."""
+        if self._process.pid is not None:
+            os.kill(self._process.pid, signal.SIGUSR1)
+            time.sleep(0.5)
+
     def end(self) -> None:
+        """Let the process end, and remove what it left behind."""
         self._end.close()
         self._process.join(5)
         if self._process.is_alive():
             self._process.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def serve(pipe: Connection, sources: dict[str, Source], warm: bool = True) -> None:
+def serve(pipe: Connection, sources: dict[str, Source], folder: Path, warm: bool = True) -> None:
     """Play what comes through the pipe, in a process of its own, until it is closed."""
     protocol.hush_pynetdicom()
-    # In memory where there is such a place: a disk that others write to can keep a case waiting for a minute.
-    place = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=place) as folder:
-        if warm:
-            play(case(next(iter(sources.values())), -1), Path(folder))
-        gc.freeze()  # what stays is not looked through after each case
-        limit_memory()
-        pipe.send("ready")
-        while True:
-            try:
-                source, seed = pipe.recv()
-            except EOFError:
-                return
-            pipe.send(play(case(sources[source], seed), Path(folder)))
+    faulthandler.register(signal.SIGUSR1)
+    if warm:
+        play(case(next(iter(sources.values())), -1), folder)
+    gc.freeze()  # what stays is not looked through after each case
+    limit_memory()
+    pipe.send("ready")
+    while True:
+        try:
+            source, seed = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(play(case(sources[source], seed), folder))
 
 
 def _processor_seconds() -> float:

@@ -77,7 +77,7 @@ def test_the_harness_sees_what_it_is_there_for(deed: str, tmp_path: Path) -> Non
 DEED = "deed-"
 
 
-def misbehave(pipe: Connection, sources: dict[str, Source]) -> None:
+def misbehave(pipe: Connection, sources: dict[str, Source], folder: Path) -> None:
     """A worker whose work is a deed; it runs in a process of its own."""
     import logging
     import os
@@ -102,4 +102,4 @@ def misbehave(pipe: Connection, sources: dict[str, Source]) -> None:
         return "accepted", ""
 
     harness._everything = do
-    harness.serve(pipe, sources, warm=False)
+    harness.serve(pipe, sources, folder, warm=False)
