@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Final
@@ -22,7 +23,7 @@ from dicomnode import __version__
 from dicomnode.engines.catalog import load_engine
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.errors import DicomnodeError, DoseUnknown, InstanceRefused, JobError, NetworkError
-from dicomnode.journey.asking import Asking
+from dicomnode.journey.asking import Asking, Counting
 from dicomnode.journey.job import Job, Observer, read_jobs, retry_requests
 from dicomnode.journey.workflow import Journey
 from dicomnode.network import part10, protocol
@@ -57,13 +58,13 @@ class Node:
         self._engine = engine
         self._spool = Spool(settings.node.spool, settings.node.reserve_bytes)
         self._receiver = Receiver(settings, self._spool, self._on_stored, self._on_association_end)
-        self._handed_over: queue.SimpleQueue[ReceivedInstance | tuple[AssociationOutcome, frozenset[str]]]
-        self._handed_over = queue.SimpleQueue()
+        self._handed_over: queue.SimpleQueue[_News] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
         self._journey: Journey | None = None
         self._desk: _Desk | None = None
         self._asking: Asking | None = None
+        self._counting = Counting(settings, lambda *count: self._handed_over.put(_Count(*count)))
 
     # --- life -----------------------------------------------------------------------------
 
@@ -77,7 +78,7 @@ class Node:
                 engine.models_folder, engine.model, engine.device, engine.threads
             )
             self._journey = Journey(self._settings, self._spool, model, self._on_change)
-            self._desk = _Desk(self._settings, self._spool, self._journey)
+            self._desk = _Desk(self._settings, self._spool, self._journey, self._counting)
             self._desk.sweep(time.monotonic())  # first: the journey wants to know the dose reports
             filing, wanted = self._receiver.filing, self._journey.late.wanted
             self._asking = Asking(self._settings, filing, self._on_stored, wanted)
@@ -85,6 +86,7 @@ class Node:
             for job in self._journey.book.jobs() if self._settings.sources else ():
                 self._want_report(job)
             self._asking.start()
+            self._counting.start()
             self._thread.start()
             self._receiver.start()
         except BaseException:
@@ -105,6 +107,7 @@ class Node:
         rested = self._journey.stop(grace_seconds) if self._journey is not None else True
         rested = rested and not self._thread.is_alive()
         rested = (self._asking is None or self._asking.stop(1.0)) and rested
+        rested = self._counting.stop(1.0) and rested
         if rested:
             self._spool.release()
         return rested
@@ -172,7 +175,7 @@ class Node:
         self._handed_over.put(received)
 
     def _on_association_end(self, outcome: AssociationOutcome, series_uids: frozenset[str]) -> None:
-        self._handed_over.put((outcome, series_uids))
+        self._handed_over.put(_End(outcome, series_uids))
 
     def _watch(self) -> None:
         """The node's own thread: arrivals in the order they came, then what is due, then requests."""
@@ -184,10 +187,8 @@ class Node:
             except queue.Empty:
                 news = None
             now = time.monotonic()
-            if isinstance(news, ReceivedInstance):
-                self._desk.arrived(news, now)
-            elif news is not None:
-                self._desk.association_ended(*news, now)
+            if news is not None:
+                self._desk.hear(news, now)
             if now - looked_at >= _TICK_SECONDS:
                 self._desk.hand_in(now)
                 self._answer_requests()
@@ -209,14 +210,35 @@ class Node:
             path.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True)
+class _End:
+    """An association that carried these series has ended."""
+
+    outcome: AssociationOutcome
+    series_uids: frozenset[str]
+
+
+@dataclass(frozen=True)
+class _Count:
+    """So many images of a series are known to a source."""
+
+    series_uid: str
+    images: int
+
+
+_News = ReceivedInstance | _End | _Count
+
+
 class _Desk:
     """Where arriving instances become series, and complete series become jobs. For one thread."""
 
-    def __init__(self, settings: Settings, spool: Spool, journey: Journey) -> None:
+    def __init__(self, settings: Settings, spool: Spool, journey: Journey, counting: Counting) -> None:
         self._spool = spool
         self.journey = journey
+        self._counting = counting
+        self._count_after_seconds = settings.completeness.closed_seconds / 2
         self._watch = SeriesWatch(settings.completeness)
-        self._watched: set[str] = set()
+        self._watched: dict[str, str] = {}
         self._again: list[tuple[float, Completion]] = []
 
     def sweep(self, now: float) -> None:
@@ -225,13 +247,23 @@ class _Desk:
             taken = {name for order in self.journey.book.latest(folder.name) for name in order.files}
             left = [path for path in sorted(folder.glob("*.dcm")) if path.name not in taken]
             found = list(self._read(left, now))
-            for series_uid, arrival in found:
-                self._open(series_uid)
+            for study_uid, series_uid, arrival in found:
+                self._open(series_uid, study_uid)
                 self._watch.restored(series_uid, [arrival])
             if found:
-                log.info("series %s: %d images wait in the spool", protocol.short(found[0][0]), len(found))
+                log.info("series %s: %d images wait in the spool", protocol.short(found[0][1]), len(found))
 
-    def arrived(self, received: ReceivedInstance, now: float) -> None:
+    def hear(self, news: "_News", now: float) -> None:
+        """Take note of what the other threads handed over."""
+        match news:
+            case ReceivedInstance():
+                self._arrived(news, now)
+            case _End(outcome, series_uids):
+                self._watch.association_ended(series_uids, now, released=outcome == "released")
+            case _Count(series_uid, images):
+                self._watch.told(series_uid, images)
+
+    def _arrived(self, received: ReceivedInstance, now: float) -> None:
         """Note an instance that is safe on the disk."""
         series_uid = received.series_instance_uid
         if received.sop_class_uid in protocol.DOSE_REPORT_CLASSES:
@@ -242,12 +274,8 @@ class _Desk:
         if series_uid not in self._watched:
             if not received.new and self._taken(series_uid, received.path.name):
                 return
-            self._open(series_uid)
+            self._open(series_uid, received.study_instance_uid)
         self._watch.arrived(series_uid, received.arrival(now))
-
-    def association_ended(self, outcome: AssociationOutcome, series_uids: Iterable[str], now: float) -> None:
-        """Note that nobody is sending these series any more."""
-        self._watch.association_ended(series_uids, now, released=outcome == "released")
 
     def hand_in(self, now: float) -> None:
         """Make jobs of the series that are complete by now."""
@@ -262,25 +290,27 @@ class _Desk:
                 self._again.append((now + _AGAIN_SECONDS, completion))
             # Whatever comes later is put together with what the job has, from the spool.
             self._watch.forget(completion.series_uid)
-            self._watched.discard(completion.series_uid)
+            self._counting.enough(self._watched.pop(completion.series_uid, ""), completion.series_uid)
+        for series_uid in self._watch.silent(now, self._count_after_seconds):
+            self._counting.want(self._watched.get(series_uid, ""), series_uid)
 
-    def _open(self, series_uid: str) -> None:
+    def _open(self, series_uid: str, study_uid: str) -> None:
         """Watch a series; the images that a job of it has already count as a revision that was passed on."""
         if series_uid in self._watched:
             return
-        self._watched.add(series_uid)
+        self._watched[series_uid] = study_uid
         latest = self.journey.book.latest(key(series_uid))
         if latest:
             folder = self._spool.series_folder(series_uid)
             held = self._read([folder / name for order in latest for name in order.files], 0.0)
             revision = max(order.generation for order in latest)
-            self._watch.restored(series_uid, [arrival for _, arrival in held], revision, completed=True)
+            self._watch.restored(series_uid, [arrival for _, _, arrival in held], revision, completed=True)
 
     def _taken(self, series_uid: str, name: str) -> bool:
         return any(name in order.files for order in self.journey.book.latest(key(series_uid)))
 
-    def _read(self, paths: Iterable[Path], at_seconds: float) -> Iterator[tuple[str, Arrival]]:
-        """(series UID, arrival) of each image, not of what cannot be read; dose reports are noted."""
+    def _read(self, paths: Iterable[Path], at_seconds: float) -> Iterator[tuple[str, str, Arrival]]:
+        """(study UID, series UID, arrival) of each image that can be read; dose reports are noted."""
         for path in paths:
             try:
                 content = path.read_bytes()
@@ -292,4 +322,5 @@ class _Desk:
             if meta.sop_class_uid in protocol.DOSE_REPORT_CLASSES:
                 self.journey.reports.add(header.study_instance_uid, header.sop_instance_uid, path)
             else:
-                yield header.series_instance_uid, arrival_of(header, at_seconds)
+                arrival = arrival_of(header, at_seconds)
+                yield header.study_instance_uid, header.series_instance_uid, arrival

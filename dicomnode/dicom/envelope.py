@@ -12,7 +12,6 @@ from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom import dcmread
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
-from pydicom.filereader import read_file_meta_info
 from pydicom.filewriter import dcmwrite
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.tag import BaseTag
@@ -27,6 +26,7 @@ from dicomnode.dicom.derived import (
     plain_text,
 )
 from dicomnode.dicom.marks import PRIVATE_SCHEME
+from dicomnode.dicom.parsing import read_meta
 from dicomnode.dicom.provenance import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
@@ -211,7 +211,7 @@ def instances(references: Iterable[Reference]) -> list[Reference]:
 def references_in(paths: Sequence[Path]) -> list[Reference]:
     """The same of the files of one series; only the first is read beyond its file meta information."""
     first = reference(dcmread(paths[0], stop_before_pixels=True, specific_tags=[*_NAMES]))
-    metas = (read_file_meta_info(path) for path in paths)
+    metas = (read_meta(path) for path in paths)
     return [
         first._replace(
             sop_class_uid=text(meta, "MediaStorageSOPClassUID"),

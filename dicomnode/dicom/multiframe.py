@@ -13,9 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.filereader import read_file_meta_info
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
@@ -23,7 +21,7 @@ from dicomnode.dicom.admission import MULTI_FRAME_CLASSES
 from dicomnode.dicom.codestream import NATIVE
 from dicomnode.dicom.fragments import UNDEFINED_LENGTH, Extent, Frame, frame_extents
 from dicomnode.dicom.functional_groups import flat_headers, frame_count
-from dicomnode.dicom.parsing import DEEPEST_SEQUENCE, check_transfer_syntax
+from dicomnode.dicom.parsing import parse_file, read_meta
 from dicomnode.dicom.pixels import StoredPixels, check_pixel_format, decode_frame
 from dicomnode.dicom.values import UNREADABLE, number, text, value_of
 from dicomnode.errors import BrokenInstance, GapInSeries
@@ -91,8 +89,8 @@ class MultiFrame:
 def is_multi_frame(path: Path) -> bool:
     """Do the file meta information name a multi-frame CT class? False where they cannot be read."""
     try:
-        return text(read_file_meta_info(path), "MediaStorageSOPClassUID") in MULTI_FRAME_CLASSES
-    except UNREADABLE:
+        return text(read_meta(path), "MediaStorageSOPClassUID") in MULTI_FRAME_CLASSES
+    except (OSError, BrokenInstance):
         return False
 
 
@@ -144,26 +142,11 @@ def _version(path: Path) -> tuple[int, int]:
 
 def _read_header(file: BinaryIO, path: Path) -> tuple[Dataset, int]:
     """The data set without pixel data, and where these begin."""
-    try:
-        # Before the data set: a deflated one would be unpacked without a limit.
-        check_transfer_syntax(text(read_file_meta_info(path), "TransferSyntaxUID"))
-        header = dcmread(file, stop_before_pixels=True)
-        _check_depth(header, DEEPEST_SEQUENCE)
-    except UNREADABLE as error:
-        raise BrokenInstance(f"{path.name} cannot be parsed ({type(error).__name__})") from error
+    parsed = parse_file(file, path.name)
+    header = parsed.header
     if text(header, "SOPClassUID") not in MULTI_FRAME_CLASSES:
         raise BrokenInstance(f"{path.name}: SOP Class UID is not the one that the file meta information name")
-    return header, file.tell()
-
-
-def _check_depth(data: Dataset, left: int) -> None:
-    if left == 0:
-        raise RecursionError(f"sequences are nested deeper than {DEEPEST_SEQUENCE}")
-    for tag in list(data.keys()):
-        element = data.get_item(tag)
-        if element is not None and element.VR == "SQ":
-            for item in data[tag].value or ():
-                _check_depth(item, left - 1)
+    return header, parsed.header_end
 
 
 def _locate(file: BinaryIO, at: int, size: int, header: Dataset, name: str) -> tuple[Frame, ...]:

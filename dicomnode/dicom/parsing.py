@@ -6,9 +6,11 @@ sequences are opened at once and under the same count, and nothing is inflated.
 """
 
 import io
+import os
 import re
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import BinaryIO, Final, cast
 
 from pydicom.charset import python_encoding
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
@@ -23,10 +25,14 @@ from dicomnode.dicom.values import UNREADABLE, tags_of, text, texts
 from dicomnode.errors import BrokenInstance, Undecodable
 
 PREFIX_AT: Final = 128
+LONGEST_META_BYTES: Final = 1 << 16
+"""Of the file meta information: all its standard values together take less than one kilobyte."""
 DEEPEST_SEQUENCE: Final = 32
 MOST_READS: Final = 100_000
 """Of one header: two or three an element, one an item. A CT image takes up to 2000, a dose report 1200 for
 each irradiation event; an empty item costs 16 microseconds, so that the worst header costs 1.6 s."""
+MOST_READS_OF_A_LARGE_FILE: Final = 2_000_000
+BYTES_A_READ: Final = 64
 
 CURVE_SEQUENCE: Final = 0x50002600
 """(50xx,2600), retired: the only sequence among the repeating groups."""
@@ -62,19 +68,50 @@ class Parsed:
 
 
 def parse(encoded: bytes, name: str, most_reads: int = MOST_READS) -> Parsed:
-    """Read the header of a Part 10 file; `name` is for the message.
+    """Read the header of a Part 10 file in memory; `name` is for the message.
 
     The header carries its `file_meta`, its sequences are open, its character set is one that DICOM knows.
 
     :raises BrokenInstance: not a DICOM file, damaged, nested too deep or of too many elements.
     :raises Undecodable: a deflated or unknown transfer syntax.
     """
-    if encoded[PREFIX_AT : PREFIX_AT + 4] != b"DICM":
-        raise BrokenInstance(f"{name} is not a DICOM Part 10 file")
-    stream = _Metered(encoded, _Meter(most_reads))
-    stream.seek(PREFIX_AT + 4)
+    return _parse(_metered(encoded, _Meter(most_reads)), name)
+
+
+def parse_file(file: BinaryIO, name: str) -> Parsed:
+    """The same of an open file, of which the pixels are not read. Raises OSError, too.
+
+    A multi-frame object tells several hundred elements for each frame: the larger the file, the more may be
+    in its header.
+    """
+    size = file.seek(0, os.SEEK_END)
+    most_reads = max(MOST_READS, min(size // BYTES_A_READ, MOST_READS_OF_A_LARGE_FILE))
+    return _parse(_Metered(file, size, _Meter(most_reads)), name)
+
+
+def read_meta(path: Path) -> FileMetaDataset:
+    """The file meta information (group 0002). Raises OSError.
+
+    :raises BrokenInstance: not a DICOM file, or damaged.
+    """
+    with path.open("rb") as file:
+        beginning = file.read(LONGEST_META_BYTES)
     try:
-        meta = FileMetaDataset(read_dataset(stream, False, True, stop_when=_after_meta))
+        return _meta(_metered(beginning, _Meter(MOST_READS)), path.name)
+    except UNREADABLE as error:
+        raise BrokenInstance(f"{path.name} cannot be parsed ({type(error).__name__})") from error
+
+
+def _meta(stream: "_Metered", name: str) -> FileMetaDataset:
+    stream.seek(PREFIX_AT)
+    if stream.read(4) != b"DICM":
+        raise BrokenInstance(f"{name} is not a DICOM Part 10 file")
+    return FileMetaDataset(read_dataset(stream.binary, False, True, stop_when=_after_meta))
+
+
+def _parse(stream: "_Metered", name: str) -> Parsed:
+    try:
+        meta = _meta(stream, name)
         syntax = text(meta, "TransferSyntaxUID")
         # Before the data set: its encoding rests on this.
         check_transfer_syntax(syntax)
@@ -109,17 +146,23 @@ class _Meter:
             raise TooMuch
 
 
-class _Metered(io.BytesIO):
-    """A stream that counts how often it is read: the one measure that no encoding gets around."""
+class _Metered:
+    """A stream that counts how often it is read: the one measure that no encoding gets around.
 
-    def __init__(self, content: bytes, meter: _Meter) -> None:
-        super().__init__(content)
+    Never more than `size` bytes are asked of what it reads from: Python makes room for as many as are asked
+    for, and a header may claim four gigabytes.
+    """
+
+    def __init__(self, stream: BinaryIO, size: int, meter: _Meter) -> None:
+        self._stream = stream
+        self._size = size
         self.meter = meter
+        self.seek, self.tell = stream.seek, stream.tell
         self._at_character_set = False
 
-    def read(self, size: int | None = -1, /) -> bytes:
+    def read(self, size: int = -1, /) -> bytes:
         self.meter.count()
-        content = super().read(size)
+        content = self._stream.read(size if 0 <= size < self._size else self._size)
         # pydicom looks up every value of a character set while it reads: five million take a minute.
         if size == 8:
             self._at_character_set = content[:4] in CHARACTER_SET
@@ -127,9 +170,18 @@ class _Metered(io.BytesIO):
             raise TooMuch
         return content
 
+    @property
+    def binary(self) -> BinaryIO:
+        """This, for pydicom, which wants no more of a stream than there is here."""
+        return cast(BinaryIO, self)
+
     def inner(self, content: bytes) -> "_Metered":
         """Another stream on the same count."""
-        return _Metered(content, self.meter)
+        return _metered(content, self.meter)
+
+
+def _metered(content: bytes, meter: _Meter) -> _Metered:
+    return _Metered(io.BytesIO(content), len(content), meter)
 
 
 def _after_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
@@ -146,7 +198,7 @@ def _data_set(stream: _Metered, meta: FileMetaDataset, syntax: str) -> Parsed:
         return tag in PIXEL_TAGS
 
     implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
-    header = read_dataset(stream, implicit, little, stop_when=at_pixels)
+    header = read_dataset(stream.binary, implicit, little, stop_when=at_pixels)
     if stream.tell() == start and not pixels:
         raise EOFError
     header.file_meta = meta

@@ -1,24 +1,25 @@
-"""Asking the sources for dose reports that nobody sends: for series refused because their dose is unknown.
+"""Asking the sources: for dose reports that nobody sends, and how many images a series has.
 
-A thread of its own: an archive that hangs delays nothing. What is brought is filed like what is received,
-and goes the same way from there. When to ask again is in memory only: after a restart it begins anew.
+Threads of their own: an archive that hangs delays nothing. A report that is brought is filed like what is
+received, and goes the same way from there.
 """
 
 import logging
-import threading
-import time
 from collections.abc import Callable
 from typing import Final
 
 from dicomnode.errors import DicomnodeError, NetworkError
+from dicomnode.journey.rounds import Rounds
+from dicomnode.network import protocol
 from dicomnode.network.filing import Filing, ReceivedInstance, Request
-from dicomnode.network.query import fetch_dose_reports
+from dicomnode.network.query import fetch_dose_reports, series_related_instances
 from dicomnode.network.requestor import Patience
 from dicomnode.settings import Settings
 
 PAUSES_SECONDS: Final = (60.0, 600.0, 3600.0, 6 * 3600.0, 24 * 3600.0)
 """After the first time, which is at once: a report may be days late, but most come within the hour."""
-_TICK_SECONDS: Final = 0.5
+COUNT_PAUSE_SECONDS: Final = 30.0
+"""Between one count of a series and the next: an archive may be growing itself."""
 
 log: Final = logging.getLogger(__name__)
 
@@ -41,44 +42,25 @@ class Asking:
         self._filing = filing
         self._came = came
         self._wanted = wanted
-        self._due: dict[str, tuple[float, int]] = {}
-        self._guard = threading.Lock()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="asking", daemon=True)
+        self._rounds = Rounds[str]("asking", self._ask_if_wanted, self._pause_seconds)
 
     def start(self) -> None:
         """Begin to ask; nothing to do where no source is configured."""
         if self._settings.sources:
-            self._thread.start()
+            self._rounds.start()
 
     def stop(self, grace_seconds: float) -> bool:
         """Ask no more; whether the thread has come to rest."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=grace_seconds)
-        return not self._thread.is_alive()
+        return self._rounds.stop(grace_seconds)
 
     def want(self, study_uid: str) -> None:
-        """Ask for the reports of a study at once, and again later; one that is asked for already stays so."""
-        with self._guard:
-            if study_uid:
-                self._due.setdefault(study_uid, (time.monotonic(), 0))
+        """Ask for the reports of a study at once, and again later."""
+        if study_uid:
+            self._rounds.want(study_uid)
 
-    def _run(self) -> None:
-        while not self._stopping.wait(_TICK_SECONDS):
-            now = time.monotonic()
-            with self._guard:
-                due = [study_uid for study_uid, (due_at, _) in self._due.items() if due_at <= now]
-            for study_uid in due:
-                if self._stopping.is_set():
-                    return
-                self._next(study_uid, self._ask_if_wanted(study_uid))
-
-    def _next(self, study_uid: str, wanted: bool) -> None:
-        with self._guard:
-            _, asked = self._due.pop(study_uid)
-            if wanted and asked < len(PAUSES_SECONDS):
-                self._due[study_uid] = (time.monotonic() + PAUSES_SECONDS[asked], asked + 1)
+    @staticmethod
+    def _pause_seconds(asked: int) -> float | None:
+        return PAUSES_SECONDS[asked] if asked < len(PAUSES_SECONDS) else None
 
     def _ask_if_wanted(self, study_uid: str) -> bool:
         try:
@@ -102,3 +84,51 @@ class Asking:
         received = self._filing.file(request)
         if received.new:
             self._came(received)
+
+
+class Counting:
+    """Asks every source how many images a series has, for as long as the series is waited for.
+
+    `told` is called, in the thread of this, with the series and the largest number that a source answered;
+    sources that do not know the series, or do not count, are passed over.
+    """
+
+    def __init__(self, settings: Settings, told: Callable[[str, int], None]) -> None:
+        self._settings = settings
+        self._told = told
+        self._rounds = Rounds[tuple[str, str]]("counting", self._count, lambda _: COUNT_PAUSE_SECONDS)
+
+    def start(self) -> None:
+        """Begin to ask; nothing to do where no source is configured."""
+        if self._settings.sources:
+            self._rounds.start()
+
+    def stop(self, grace_seconds: float) -> bool:
+        """Ask no more; whether the thread has come to rest."""
+        return self._rounds.stop(grace_seconds)
+
+    def want(self, study_uid: str, series_uid: str) -> None:
+        """Ask for the number of images of a series until it is `enough`."""
+        if self._settings.sources and study_uid:
+            self._rounds.want((study_uid, series_uid))
+
+    def enough(self, study_uid: str, series_uid: str) -> None:
+        """The series is waited for no more."""
+        self._rounds.enough((study_uid, series_uid))
+
+    def _count(self, subject: tuple[str, str]) -> bool:
+        study_uid, series_uid = subject
+        calling, patience = self._settings.node.ae_title, Patience.configured(self._settings.network)
+        counts: list[int] = []
+        for source in self._settings.sources:
+            try:
+                count = series_related_instances(source, calling, study_uid, series_uid, patience)
+            except NetworkError as error:
+                log.warning("the images of a series cannot be counted: %s", error)
+                continue
+            if count is not None:
+                log.debug("%s counts %d images of %s", source.name, count, protocol.short(series_uid))
+                counts.append(count)
+        if counts:
+            self._told(series_uid, max(counts))
+        return True

@@ -1,23 +1,28 @@
 """When is a series complete? DICOM has no end-of-series message, so it is judged from evidence.
 
-Four things are known of a series while it arrives: how long it has been silent, whether its instance
-numbers and positions leave a hole, whether the association that brought it has ended, and whether its sender
-has gone on to another series.
+Five things are known of a series while it arrives: how long it has been silent, whether its instance
+numbers and positions leave a hole, whether the association that brought it has ended, whether its sender
+has gone on to another series, and how many images an archive that was asked knows of it.
 
 =========  ============================================================  =======================
 evidence   what is seen                                                  waits, since the last one
 =========  ============================================================  =======================
 closed     no hole in numbers, positions, parts; associations released   closed_seconds
-           or another series begun by the sender
+           or another series begun by the sender; or no hole proven, and
+           the archive knows of no more
 quiet      nothing proves it, nothing speaks against it                  quiet_seconds
-gap        numbers and positions agree that something is missing         give_up_seconds
+gap        numbers and positions agree that something is missing, or     give_up_seconds
+           the archive knows of more
 =========  ============================================================  =======================
+
+A sender that trickles gets more time: ten times the usual pause between its images, if that is longer.
 
 Pure logic: the clock is an argument, in seconds of any steadily running clock. Not thread-safe by
 itself; the owner calls it from one thread or under one lock.
 """
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -35,6 +40,9 @@ _SAME_PLACE_MM: Final = 0.01
 _UNEVEN: Final = 0.05
 """Relative deviation from the usual spacing that still counts as even: headers round to a few digits."""
 _MANY_GAPS: Final = 20
+_PAUSES: Final = 10
+"""How many of the usual pauses between images are a silence: a sender of one image a minute is not done after
+one minute."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,8 @@ class _Series:
     completed: bool = False
     revision: int = 0
     finding: Finding | None = None
+    pause_seconds: float = 0.0
+    told: list[int] = field(default_factory=list)
 
 
 class SeriesWatch:
@@ -114,6 +124,7 @@ class SeriesWatch:
         if arrival.sop_instance_uid not in series.arrivals:
             series.arrivals[arrival.sop_instance_uid] = arrival
             series.finding = None
+            series.told.clear()
             if series.completed:
                 series.completed = False
                 series.revision += 1
@@ -151,6 +162,24 @@ class SeriesWatch:
                 series.association = "released" if released else "broken"
                 series.last_at_seconds = min(series.last_at_seconds, now)
 
+    def told(self, series_uid: str, count: int) -> None:
+        """Note how many images an archive knows of a series (Number of Series Related Instances).
+
+        More than are held is believed at once; as many, when it was said twice with nothing new between: an
+        archive may still be growing itself. Fewer proves nothing: its images may not be there yet.
+        """
+        series = self._series.get(series_uid)
+        if series is not None:
+            series.told.append(count)
+
+    def silent(self, now: float, seconds: float) -> list[str]:
+        """Return the series that are waited for and have been silent for this long."""
+        return [
+            uid
+            for uid, series in self._series.items()
+            if not series.completed and now - series.last_at_seconds >= seconds
+        ]
+
     def due(self, now: float) -> list[Completion]:
         """Return every series whose time has come, longest silent first, and mark it complete."""
         ready = [
@@ -174,24 +203,31 @@ class SeriesWatch:
         return {uid: len(series.arrivals) for uid, series in self._series.items() if not series.completed}
 
     def _due_at(self, series: _Series) -> float:
-        return series.last_at_seconds + self._wait_seconds(self._judged(series))
+        return series.last_at_seconds + self._wait_seconds(series)
 
     def _judged(self, series: _Series) -> Finding:
         if series.finding is None:
             series.finding = judge(series.arrivals.values())
-        if series.finding.evidence == "closed" and series.association == "open" and series.followed:
-            return Finding("closed", f"{series.finding.words}, its sender has begun another series")
-        if series.finding.evidence == "closed" and series.association != "released":
+            series.pause_seconds = _usual_pause_seconds(series.arrivals.values())
+        held, finding = len(series.arrivals), series.finding
+        if series.told and series.told[-1] > held:
+            return _short_of(finding, series.told[-1], held)
+        if series.told[-2:] == [held, held]:
+            return _as_many(finding)
+        if finding.evidence == "closed" and series.association == "open" and series.followed:
+            return Finding("closed", f"{finding.words}, its sender has begun another series")
+        if finding.evidence == "closed" and series.association != "released":
             how = "is still open" if series.association == "open" else "broke off"
-            return Finding("quiet", f"{series.finding.words}, its association {how}")
-        return series.finding
+            return Finding("quiet", f"{finding.words}, its association {how}")
+        return finding
 
-    def _wait_seconds(self, finding: Finding) -> float:
-        return {
+    def _wait_seconds(self, series: _Series) -> float:
+        usual = {
             "closed": self._settings.closed_seconds,
             "quiet": self._settings.quiet_seconds,
             "gap": self._settings.give_up_seconds,
-        }[finding.evidence]
+        }[self._judged(series).evidence]
+        return max(usual, min(_PAUSES * series.pause_seconds, self._settings.give_up_seconds))
 
     def _complete(self, series_uid: str, now: float) -> Completion:
         series = self._series[series_uid]
@@ -232,6 +268,23 @@ def judge(arrivals: Iterable[Arrival]) -> Finding:
     if evidences == {"gap"}:
         return Finding("gap", words, tuple(gap for finding in told for gap in finding.gaps))
     return Finding("quiet", words)
+
+
+def _usual_pause_seconds(arrivals: Iterable[Arrival]) -> float:
+    """The median pause between one arrival and the next; 0 for fewer than two."""
+    times = sorted(arrival.at_seconds for arrival in arrivals)
+    return statistics.median([b - a for a, b in pairwise(times)]) if len(times) > 1 else 0.0
+
+
+def _short_of(finding: Finding, known: int, held: int) -> Finding:
+    gap = f"{known - held} of {known} images that the archive knows"
+    return Finding("gap", f"{finding.words}, the archive knows {known}", (*finding.gaps, gap))
+
+
+def _as_many(finding: Finding) -> Finding:
+    """The archive has no more of it either: a hole is doubted then, anything else is whole."""
+    evidence: Evidence = "quiet" if finding.evidence == "gap" else "closed"
+    return Finding(evidence, f"{finding.words}, as many as the archive knows", finding.gaps)
 
 
 def _ask_frames(held: list[Arrival]) -> Finding | None:

@@ -1,7 +1,9 @@
 """Limits of the parser, each from both sides."""
 
+import contextlib
 import struct
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,14 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from dicomnode.dicom.parsing import DEEPEST_SEQUENCE, MOST_READS, parse
+from dicomnode.dicom.parsing import (
+    BYTES_A_READ,
+    DEEPEST_SEQUENCE,
+    MOST_READS,
+    parse,
+    parse_file,
+    read_meta,
+)
 from dicomnode.dicom.series import MOST_ELEMENTS, read_series
 from dicomnode.errors import BrokenInstance, NotCt, SeriesRefused, Undecodable
 from tests.fuzz import anatomy
@@ -140,3 +149,52 @@ def test_no_refusal_repeats_what_stands_in_the_file(tmp_path: Path, tag: int, vr
         read_series([path])
     assert "vanity" not in str(refused.value).lower()
     assert len(str(refused.value)) < 300
+
+
+# --- files, of which only the header is read ------------------------------------------------------
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_a_file_reads_as_its_bytes_do(tmp_path: Path, syntax: str) -> None:
+    encoded, path = one(tmp_path, syntax), tmp_path / "s" / "0001.dcm"
+    with path.open("rb") as file:
+        parsed = parse_file(file, path.name)
+    expected = parse(encoded, path.name)
+    assert (parsed.header, parsed.header_end) == (expected.header, expected.header_end)
+    assert read_meta(path) == expected.header.file_meta
+
+
+@pytest.mark.parametrize("group", [2, 0x0010])
+def test_what_a_length_claims_is_not_made_room_for(tmp_path: Path, group: int) -> None:
+    """Four gigabytes claimed by a value in the file meta information, or in the data set."""
+    encoded = one(tmp_path)
+    claims = struct.pack("<HH2sHI", group, 0x0102, b"OB", 0, 0xFFFFFFF0)
+    meta_ends = encoded.index(struct.pack("<HH", 8, 5))
+    path = tmp_path / "claims.dcm"
+    path.write_bytes(encoded[:meta_ends] + claims + encoded[meta_ends:])
+    tracemalloc.start()
+    try:
+        with path.open("rb") as file, contextlib.suppress(BrokenInstance):
+            parse_file(file, path.name)
+        with contextlib.suppress(BrokenInstance):
+            read_meta(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_large_file_may_tell_more(tmp_path: Path) -> None:
+    """A multi-frame object tells of each frame; a small file with as much to tell is no image."""
+    data = Dataset()
+    data.ReferencedSeriesSequence = Sequence(Dataset() for _ in range(MOST_READS + 1))
+    one(tmp_path)
+    path = tmp_path / "many.dcm"
+    whole = dcmread(tmp_path / "s" / "0001.dcm")
+    whole.ReferencedSeriesSequence = data.ReferencedSeriesSequence
+    whole.save_as(path)
+    with path.open("rb") as file, pytest.raises(BrokenInstance, match="TooMuch"):
+        parse_file(file, path.name)
+    with path.open("ab") as file:
+        file.truncate(BYTES_A_READ * MOST_READS * 2)
+    with path.open("rb") as file:
+        assert len(parse_file(file, path.name).header.ReferencedSeriesSequence) == MOST_READS + 1

@@ -220,9 +220,107 @@ def test_a_series_is_never_due_twice(watch):
 
 def test_every_arrival_starts_the_silence_anew(watch):
     for n, arrival in enumerate(slices(10)):
-        watch.arrived("1.2", Arrival(arrival.sop_instance_uid, None, None, 50.0 * n))
-        assert watch.due(50.0 * n + 49) == []
-    assert len(watch.due(450 + QUIET)) == 1
+        watch.arrived("1.2", Arrival(arrival.sop_instance_uid, None, None, 5.0 * n))
+        assert watch.due(5.0 * n + QUIET - 1) == []
+    assert len(watch.due(45 + QUIET)) == 1
+
+
+def test_a_sender_that_trickles_gets_ten_times_its_usual_pause(watch):
+    """One image an association, one association every 20 s: whole after each image, complete after none."""
+    for n, arrival in enumerate(slices(10)):
+        watch.arrived("1.2", replace(arrival, at_seconds=20.0 * n))
+        watch.association_ended(["1.2"], 20.0 * n)
+        if n:
+            assert watch.due(20.0 * (n + 1) - 1) == []
+    assert watch.due(180 + 199) == []
+    [completion] = watch.due(180 + 200)
+    assert (completion.confidence, completion.instances) == ("closed", 10)
+
+
+def test_one_long_pause_is_no_trickle(watch):
+    feed(watch, slices(19))
+    feed(watch, slices(1, start=20, at=50.0))
+    watch.association_ended(["1.2"], 50.0)
+    assert len(watch.due(50.0 + CLOSED)) == 1
+
+
+def test_no_trickle_is_waited_for_longer_than_a_gap(watch):
+    for n, arrival in enumerate(slices(3)):
+        watch.arrived("1.2", replace(arrival, at_seconds=500.0 * n))
+    assert watch.due(1000 + GIVE_UP - 1) == []
+    assert len(watch.due(1000 + GIVE_UP)) == 1
+
+
+# --- what an archive knows ----------------------------------------------------------------
+
+
+def test_an_archive_that_knows_of_more_is_waited_for(watch):
+    """The end of a series is missing: numbers and positions alone would call it whole."""
+    feed(watch, slices(20))
+    watch.association_ended(["1.2"], 0.0)
+    watch.told("1.2", 25)
+    now, [completion] = when_due(watch)
+    assert (now, completion.confidence) == (GIVE_UP, "gave-up")
+    assert completion.gaps == ("5 of 25 images that the archive knows",)
+    assert "the archive knows 25" in completion.reason
+
+
+def test_what_was_missing_comes_and_the_archive_is_asked_anew(watch):
+    feed(watch, slices(20))
+    watch.told("1.2", 25)
+    feed(watch, slices(5, start=21, at=30.0))
+    watch.association_ended(["1.2"], 30.0)
+    watch.told("1.2", 25)
+    [completion] = watch.due(30.0 + CLOSED)
+    assert (completion.confidence, completion.instances) == ("closed", 25)
+
+
+def test_as_many_as_the_archive_knows_is_believed_when_said_twice(watch):
+    """Numbers from 4 on, on an association that broke off: nothing else could prove it whole."""
+    feed(watch, slices(17, start=4))
+    watch.association_ended(["1.2"], 0.0, released=False)
+    watch.told("1.2", 17)
+    assert watch.due(QUIET - 1) == []
+    watch.told("1.2", 17)
+    [completion] = watch.due(CLOSED)
+    assert (completion.confidence, completion.instances) == ("closed", 17)
+    assert "as many as the archive knows" in completion.reason
+
+
+def test_a_hole_that_the_archive_has_too_is_not_waited_for_to_the_end(watch):
+    held = slices(20)
+    del held[7]
+    feed(watch, held)
+    watch.told("1.2", 19)
+    watch.told("1.2", 19)
+    now, [completion] = when_due(watch)
+    assert (now, completion.confidence) == (QUIET, "quiet")
+    assert completion.gaps[0] == "instance number 8"
+
+
+@pytest.mark.parametrize("told", [[12], [12, 12], [12, 20], [20]])
+def test_an_archive_that_knows_fewer_or_is_growing_proves_nothing(watch, told):
+    feed(watch, slices(20))
+    for count in told:
+        watch.told("1.2", count)
+    assert when_due(watch)[1][0].reason.endswith("its association is still open; silent for 60 s")
+
+
+def test_what_was_told_before_the_last_image_counts_no_more(watch):
+    feed(watch, slices(19))
+    watch.told("1.2", 20)
+    feed(watch, slices(1, start=20))
+    watch.told("1.2", 20)
+    assert when_due(watch)[0] == QUIET, "once only since then"
+
+
+def test_silent_series_are_named(watch):
+    feed(watch, slices(3), "1.2")
+    feed(watch, slices(3, name="b", at=5.0), "1.3")
+    assert watch.silent(5.0, 5.0) == ["1.2"]
+    watch.due(QUIET)
+    assert watch.silent(100.0, 5.0) == ["1.3"]
+    watch.told("1.9", 3)  # a series that was passed on meanwhile
 
 
 def test_a_restored_series_waits_for_its_sender_to_come_back(watch):
