@@ -4,7 +4,7 @@
 PYTHON  ?= python3
 VENV    := .venv
 BIN     := $(VENV)/bin
-PEERS   := dcmtk dicom3tools
+PEERS   := dcmtk dicom3tools orthanc
 DEMO    ?=
 
 .PHONY: demo test quick check peers train clean

@@ -52,7 +52,8 @@ def running_archive(dcmqrscp: str, folder: Path) -> Iterator[Source]:
 
 def filled(archive: Source, paths: list[Path]) -> None:
     """Store files in an archive."""
-    delivery = send_files(paths, _destination(archive.port), "NODE", 1)
+    destination = _destination(archive.port).model_copy(update={"ae_title": archive.ae_title})
+    delivery = send_files(paths, destination, "NODE", 1)
     assert len(delivery.sent) == len(paths)
 
 

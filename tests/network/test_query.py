@@ -17,6 +17,7 @@ from dicomnode.spool import Spool
 from tests.archive import filled, running_archive
 from tests.makers import make_series
 from tests.network.conftest import free_port
+from tests.orthanc import running_orthanc
 from tests.report_makers import Irradiation, make_dose_report
 
 PATIENCE = Patience(5.0, 10.0, 20.0)
@@ -72,6 +73,18 @@ def test_an_archive_that_does_not_count_tells_no_size(archive: Source, tmp_path:
     filled(archive, images)
     study, series = str(header.StudyInstanceUID), str(header.SeriesInstanceUID)
     assert series_related_instances(archive, "NODE", study, series, PATIENCE) is None
+
+
+def test_the_size_of_a_series_as_an_orthanc_tells_it(tmp_path: Path, program: Callable[[str], str]) -> None:
+    images = make_series(tmp_path / "images", slices=7)
+    header = dcmread(images[0])
+    study, series = str(header.StudyInstanceUID), str(header.SeriesInstanceUID)
+    with running_orthanc(program("Orthanc"), tmp_path) as orthanc:
+        assert series_related_instances(orthanc, "NODE", study, series, PATIENCE) is None
+        filled(orthanc, images[:4])
+        assert series_related_instances(orthanc, "NODE", study, series, PATIENCE) == 4
+        filled(orthanc, images[4:])
+        assert series_related_instances(orthanc, "NODE", study, series, PATIENCE) == 7
 
 
 @pytest.mark.parametrize(
