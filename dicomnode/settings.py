@@ -133,7 +133,7 @@ class Destination(Section):
 
 
 class Source(Section):
-    """An archive that is asked for the dose reports of a study (C-FIND, C-GET)."""
+    """An archive that is asked for the number of images of a series, and for dose reports (C-FIND, C-GET)."""
 
     name: Name
     ae_title: AeTitle

@@ -5,6 +5,7 @@ from typing import get_args
 from dicomnode.conformance.document import Section, code, table
 from dicomnode.conformance.facts import SENT_SYNTAX, is_enhanced, refusals, sent_to, sentence, uid_name
 from dicomnode.dicom.dose import DoseSource
+from dicomnode.journey.asking import COUNT_PAUSE_SECONDS
 from dicomnode.network import protocol, query, send
 from dicomnode.settings import Settings
 
@@ -88,9 +89,11 @@ def _query(settings: Settings) -> Section:
     return Section(
         title,
         (
-            "As SCU, in the Study Root model: when a series tells no dose, each of the sources "
-            f"{', '.join(code(source.name) for source in settings.sources)} is asked for dose reports of "
-            "its study: C-FIND at SERIES level with the keys Study Instance UID, Series Instance UID and "
+            "As SCU, in the Study Root model, of each of the sources "
+            f"{', '.join(code(source.name) for source in settings.sources)}. While a series is waited for: "
+            "C-FIND at SERIES level with the keys Study Instance UID, Series Instance UID and Number of "
+            f"Series Related Instances, every {COUNT_PAUSE_SECONDS:.0f} s once the series is silent. When a "
+            "series tells no dose: C-FIND at SERIES level with the keys Study Instance UID, Series Instance UID and "
             "Modality `SR`, then C-GET of each such series. Only these classes are proposed: nothing else "
             "can come. "
             f"Nothing is ever changed at a source. {no_scp}",

@@ -25,7 +25,9 @@ _LONG_VRS: Final = frozenset(
 _DEEPEST: Final = 32
 _LONGEST_TEXT: Final = 256
 _MOST_ELEMENTS: Final = 100_000
-"""Nested ones included: a multi-frame object of a thousand frames has 50000."""
+_MOST_ELEMENTS_OF_A_LARGE_DATA_SET: Final = 1_000_000
+_BYTES_AN_ELEMENT: Final = 128
+"""A multi-frame object has one to three hundred nested elements a frame, and the pixels of the frame."""
 _BLOCK_BYTES: Final = 1 << 16
 _FARTHEST_MM: Final = 1e6
 _LARGEST_INTEGER: Final = 2**31 - 1
@@ -44,9 +46,10 @@ _ROWS: Final = 0x00280010
 _COLUMNS: Final = 0x00280011
 _BITS_ALLOCATED: Final = 0x00280100
 _UIDS: Final = (_SOP_CLASS_UID, _SOP_INSTANCE_UID, _STUDY_INSTANCE_UID, _SERIES_INSTANCE_UID)
-_SIZES: Final = (_SAMPLES_PER_PIXEL, _NUMBER_OF_FRAMES, _ROWS, _COLUMNS, _BITS_ALLOCATED)
+_SIZES: Final = (_SAMPLES_PER_PIXEL, _ROWS, _COLUMNS, _BITS_ALLOCATED)
 _PARTS: Final = (_IN_CONCATENATION_NUMBER, _IN_CONCATENATION_TOTAL_NUMBER)
-_WANTED: Final = frozenset((*_UIDS, *_SIZES, *_PARTS, _INSTANCE_NUMBER, _IMAGE_POSITION))
+_TEXTS: Final = (_INSTANCE_NUMBER, _IMAGE_POSITION, _NUMBER_OF_FRAMES)
+_WANTED: Final = frozenset((*_UIDS, *_SIZES, *_PARTS, *_TEXTS))
 Buffer = bytes | mmap.mmap
 
 
@@ -88,7 +91,8 @@ def read_header(data: Buffer, transfer_syntax_uid: str, start: int = 0) -> RawHe
     pixels: _Element | None = None
     pixels_at = None
     explicit = transfer_syntax_uid != protocol.IMPLICIT_VR_LITTLE_ENDIAN
-    walk = _Walk(data)
+    big_endian = transfer_syntax_uid == protocol.EXPLICIT_VR_BIG_ENDIAN
+    walk = _Walk(data, ">" if big_endian else "<")
     position, end = start, _end_without_zeros(data, start)
     while position < end:
         element = walk.element_at(position, explicit)
@@ -97,9 +101,10 @@ def read_header(data: Buffer, transfer_syntax_uid: str, start: int = 0) -> RawHe
         position = walk.end_of(element, explicit, 0)
         if element.tag in _WANTED:
             values[element.tag] = data[element.start : position][:_LONGEST_TEXT]
-    header = _header(values, pixels_at)
+    sizes = {tag: _unsigned(values, tag, big_endian) for tag in (*_SIZES, *_PARTS)}
+    header = _header(values, sizes, pixels_at)
     if header.sop_class_uid in protocol.IMAGE_CLASSES:
-        _require_pixels(values, pixels, transfer_syntax_uid)
+        _require_pixels(sizes, header.frames, pixels, transfer_syntax_uid not in protocol.NATIVE)
     return header
 
 
@@ -109,28 +114,30 @@ def read_header(data: Buffer, transfer_syntax_uid: str, start: int = 0) -> RawHe
 class _Walk:
     """Steps from element to element of one data set, and counts them."""
 
-    def __init__(self, data: Buffer) -> None:
+    def __init__(self, data: Buffer, order: str) -> None:
         self._data = data
         self._size = len(data)
-        self._left = _MOST_ELEMENTS
+        self._tag, self._short, self._long = (struct.Struct(order + form) for form in ("HH", "H", "I"))
+        many = min(self._size // _BYTES_AN_ELEMENT, _MOST_ELEMENTS_OF_A_LARGE_DATA_SET)
+        self._most = self._left = max(_MOST_ELEMENTS, many)
 
     def element_at(self, position: int, explicit: bool) -> _Element:
         """Read one element's tag, VR and length, PS3.5 section 7.1."""
         self._left -= 1
         if self._left < 0:
-            raise InstanceRefused(f"more than {_MOST_ELEMENTS} elements", protocol.NOT_WHOLE)
+            raise InstanceRefused(f"more than {self._most} elements", protocol.NOT_WHOLE)
         data = self._data
         try:
-            group, number = struct.unpack_from("<HH", data, position)
+            group, number = self._tag.unpack_from(data, position)
             tag = group << 16 | number
             vr = data[position + 4 : position + 6]
             if explicit and group != 0xFFFE and vr.isalpha() and vr.isupper():
                 if vr not in _LONG_VRS:
-                    (length,) = struct.unpack_from("<H", data, position + 6)
+                    (length,) = self._short.unpack_from(data, position + 6)
                     return _Element(tag, vr, position + 8, length)
-                (length,) = struct.unpack_from("<I", data, position + 8)
+                (length,) = self._long.unpack_from(data, position + 8)
                 return _Element(tag, vr, position + 12, length)
-            (length,) = struct.unpack_from("<I", data, position + 4)
+            (length,) = self._long.unpack_from(data, position + 4)
         except struct.error as error:
             raise _cut_off() from error
         return _Element(tag, b"", position + 8, length)
@@ -201,7 +208,7 @@ def _cut_off() -> InstanceRefused:
 # --- the values -----------------------------------------------------------------------------------
 
 
-def _header(values: dict[int, bytes], pixels_at: int | None) -> RawHeader:
+def _header(values: dict[int, bytes], sizes: dict[int, int], pixels_at: int | None) -> RawHeader:
     return RawHeader(
         sop_class_uid=_uid(values, _SOP_CLASS_UID, "SOP Class UID"),
         sop_instance_uid=_uid(values, _SOP_INSTANCE_UID, "SOP Instance UID"),
@@ -211,7 +218,7 @@ def _header(values: dict[int, bytes], pixels_at: int | None) -> RawHeader:
         position_mm=_position(values.get(_IMAGE_POSITION, b"")),
         pixels_at=pixels_at,
         frames=_frames(values),
-        part=_part(values),
+        part=_part(sizes),
     )
 
 
@@ -248,24 +255,23 @@ def _frames(values: dict[int, bytes]) -> int:
     return max(_integer(values.get(_NUMBER_OF_FRAMES, b"")) or 1, 1)
 
 
-def _part(values: dict[int, bytes]) -> tuple[int, int] | None:
-    number, total = (_unsigned(values, tag) for tag in _PARTS)
+def _part(sizes: dict[int, int]) -> tuple[int, int] | None:
+    number, total = (sizes[tag] for tag in _PARTS)
     return (number, total) if 1 <= number <= total else None
 
 
-def _require_pixels(values: dict[int, bytes], pixels: _Element | None, transfer_syntax_uid: str) -> None:
+def _require_pixels(sizes: dict[int, int], frames: int, pixels: _Element | None, compressed: bool) -> None:
     if pixels is None:
         raise InstanceRefused("data set ends before its Pixel Data", protocol.NOT_WHOLE)
-    if transfer_syntax_uid not in protocol.UNCOMPRESSED:
+    if compressed:
         return
     if pixels.length == _UNDEFINED:
         raise InstanceRefused("compressed pixels under an uncompressed syntax", protocol.NOT_WHOLE)
-    bits = _unsigned(values, _ROWS) * _unsigned(values, _COLUMNS) * _unsigned(values, _BITS_ALLOCATED)
-    samples = _unsigned(values, _SAMPLES_PER_PIXEL) or 1
-    if pixels.length * 8 < bits * samples * _frames(values):
+    bits = sizes[_ROWS] * sizes[_COLUMNS] * sizes[_BITS_ALLOCATED] * (sizes[_SAMPLES_PER_PIXEL] or 1)
+    if pixels.length * 8 < bits * frames:
         raise InstanceRefused("Pixel Data is shorter than Rows x Columns", protocol.NOT_WHOLE)
 
 
-def _unsigned(values: dict[int, bytes], tag: int) -> int:
+def _unsigned(values: dict[int, bytes], tag: int, big_endian: bool) -> int:
     """US; 0 when absent."""
-    return int.from_bytes(values.get(tag, b"")[:2], "little")
+    return int.from_bytes(values.get(tag, b"")[:2], "big" if big_endian else "little")

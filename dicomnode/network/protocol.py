@@ -28,7 +28,10 @@ DOSE_REPORT_CLASSES: Final = (XRAY_RADIATION_DOSE_SR, ENHANCED_XRAY_RADIATION_DO
 
 EXPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1"
 IMPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2"
+EXPLICIT_VR_BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
 UNCOMPRESSED: Final = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
+NATIVE: Final = (*UNCOMPRESSED, EXPLICIT_VR_BIG_ENDIAN)
+"""Of images we accept the retired big endian, too, which old archives hold; we never send it."""
 LOSSLESS: Final = (
     "1.2.840.10008.1.2.4.70",  # JPEG Lossless, first-order prediction
     "1.2.840.10008.1.2.4.57",  # JPEG Lossless, any prediction
@@ -179,11 +182,12 @@ REJECTIONS: Final = (CALLED_AE_NOT_RECOGNIZED, CALLING_AE_NOT_RECOGNIZED, LOCAL_
 def accepted_contexts() -> list[PresentationContext]:
     """Return what the listener accepts, in its own order of preference: uncompressed before compressed.
 
-    Not accepted: Deflated (a few bytes can become gigabytes), Explicit VR Big Endian (retired) and every
-    lossy syntax (the noise the enhancement measures is no longer in the image).
+    Not accepted: Deflated (a few bytes can become gigabytes) and every lossy syntax (the noise the
+    enhancement measures is no longer in the image).
     """
+    image_syntaxes = [*UNCOMPRESSED, *LOSSLESS, EXPLICIT_VR_BIG_ENDIAN]
     contexts = [build_context(VERIFICATION, list(UNCOMPRESSED))]
-    contexts += [build_context(uid, [*UNCOMPRESSED, *LOSSLESS]) for uid in IMAGE_CLASSES]
+    contexts += [build_context(uid, image_syntaxes) for uid in IMAGE_CLASSES]
     contexts += [build_context(uid, list(UNCOMPRESSED)) for uid in DOSE_REPORT_CLASSES]
     return contexts
 

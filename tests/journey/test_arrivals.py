@@ -9,7 +9,15 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.sequence import Sequence as DicomSequence
-from pydicom.uid import EnhancedCTImageStorage, JPEG2000Lossless, JPEGLSLossless, RLELossless
+from pydicom.uid import (
+    EnhancedCTImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.network.receive import ReceivedInstance
@@ -151,3 +159,23 @@ def test_a_corrupt_codestream_is_refused_by_name_and_the_node_goes_on(
     assert (jobs[4].status, jobs[4].rule) in {("refused", "undecodable"), ("refused", "broken-instance")}
     assert jobs[3].status == "done"
     assert len(pacs.images()) == 3
+
+
+@pytest.mark.slow
+def test_the_result_does_not_depend_on_how_the_images_were_encoded(
+    tmp_path: Path, engine: NeedEngine
+) -> None:
+    results = []
+    for syntax in (ExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless):
+        with Pacs() as pacs:
+            settings = settings_for(tmp_path / syntax, pacs.port)
+            paths = low_dose_series(tmp_path / syntax / "in", slices=3, transfer_syntax=syntax)
+            with Node(settings, engine=engine) as node:
+                send_to(node.port, paths)
+                (job,) = wait_for_jobs(node)
+            assert job.status == "done"
+            images = [decoded(pacs.kept()[uid]) for uid in pacs.images()]
+            images.sort(key=lambda image: image.InstanceNumber)
+            results.append([image.PixelData for image in images])
+    assert len(results[0]) == 3
+    assert all(one == results[0] for one in results)

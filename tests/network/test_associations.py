@@ -102,10 +102,8 @@ def test_silent_connections_take_no_slot(start_node):
         connection.close()
 
 
-@pytest.mark.parametrize(
-    "syntax", [DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, JPEG2000, "1.2.840.10008.1.2.4.50"]
-)
-def test_deflated_big_endian_and_lossy_are_refused_in_negotiation(node, syntax):
+@pytest.mark.parametrize("syntax", [DeflatedExplicitVRLittleEndian, JPEG2000, "1.2.840.10008.1.2.4.50"])
+def test_deflated_and_lossy_are_refused_in_negotiation(node, syntax):
     entity = AE(ae_title=CALLER)
     entity.add_requested_context(CTImageStorage, syntax)
     entity.add_requested_context(Verification)
@@ -114,8 +112,11 @@ def test_deflated_big_endian_and_lossy_are_refused_in_negotiation(node, syntax):
     association.release()
 
 
-@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, RLELossless, JPEGLosslessSV1, JPEG2000Lossless])
-def test_lossless_and_implicit_are_accepted(node, syntax):
+@pytest.mark.parametrize(
+    "syntax",
+    [ImplicitVRLittleEndian, RLELossless, JPEGLosslessSV1, JPEG2000Lossless, ExplicitVRBigEndian],
+)
+def test_lossless_implicit_and_big_endian_are_accepted(node, syntax):
     sender = Sender(node, syntax)
     [context] = [cx for cx in sender.association.accepted_contexts if cx.abstract_syntax == CTImageStorage]
     assert context.transfer_syntax == [syntax]

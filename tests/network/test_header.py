@@ -6,7 +6,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from dicomnode.errors import InstanceRefused
 from dicomnode.network import protocol
@@ -14,6 +14,8 @@ from dicomnode.network.filing import read_file_header
 from dicomnode.network.header import read_header
 from tests.makers import make_series
 from tests.multiframe_makers import make_enhanced
+
+NATIVE = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian]
 
 
 def encoded(data: Dataset, syntax: str, undefined_lengths: bool = False) -> bytes:
@@ -25,7 +27,10 @@ def encoded(data: Dataset, syntax: str, undefined_lengths: bool = False) -> byte
                 item.is_undefined_length_sequence_item = undefined_lengths
     buffer = io.BytesIO()
     data.save_as(
-        buffer, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=True, enforce_file_format=False
+        buffer,
+        implicit_vr=syntax == ImplicitVRLittleEndian,
+        little_endian=syntax != ExplicitVRBigEndian,
+        enforce_file_format=False,
     )
     return buffer.getvalue()
 
@@ -48,7 +53,7 @@ def image(tmp_path):
     return with_sequences(plain)
 
 
-@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("syntax", NATIVE)
 @pytest.mark.parametrize("undefined_lengths", [False, True])
 def test_the_header_says_what_pydicom_reads(image, syntax, undefined_lengths):
     header = read_header(encoded(image, syntax, undefined_lengths), syntax)
@@ -60,7 +65,7 @@ def test_the_header_says_what_pydicom_reads(image, syntax, undefined_lengths):
     assert header.position_mm == pytest.approx(tuple(image.ImagePositionPatient))
 
 
-@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("syntax", NATIVE)
 @pytest.mark.parametrize("undefined_lengths", [False, True])
 def test_a_data_set_cut_anywhere_is_refused(image, syntax, undefined_lengths):
     whole = encoded(image, syntax, undefined_lengths)
