@@ -93,7 +93,7 @@ def _query(settings: Settings) -> Section:
             f"{', '.join(code(source.name) for source in settings.sources)}. While a series is waited for: "
             "C-FIND at SERIES level with the keys Study Instance UID, Series Instance UID and Number of "
             f"Series Related Instances, every {COUNT_PAUSE_SECONDS:.0f} s once the series is silent. When a "
-            "series tells no dose: C-FIND at SERIES level with the keys Study Instance UID, Series Instance UID and "
+            "series tells no dose: C-FIND with the keys Study Instance UID, Series Instance UID and "
             "Modality `SR`, then C-GET of each such series. Only these classes are proposed: nothing else "
             "can come. "
             f"Nothing is ever changed at a source. {no_scp}",
