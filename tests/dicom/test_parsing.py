@@ -195,7 +195,7 @@ def test_a_large_file_may_tell_more(tmp_path: Path) -> None:
     whole = dcmread(tmp_path / "s" / "0001.dcm")
     whole.ReferencedSeriesSequence = data.ReferencedSeriesSequence
     whole.save_as(path)
-    with path.open("rb") as file, pytest.raises(BrokenInstance, match="TooMuch"):
+    with path.open("rb") as file, pytest.raises(BrokenInstance, match="TooMuch|OSError"):
         parse_file(file, path.name)
     with path.open("ab") as file:
         file.truncate(BYTES_A_READ * MOST_READS * 8)
