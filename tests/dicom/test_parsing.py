@@ -195,7 +195,7 @@ def test_a_large_file_may_tell_more(tmp_path: Path) -> None:
     whole = dcmread(tmp_path / "s" / "0001.dcm")
     whole.ReferencedSeriesSequence = data.ReferencedSeriesSequence
     whole.save_as(path)
-    with path.open("rb") as file, pytest.raises(BrokenInstance, match="TooMuch|OSError"):
+    with path.open("rb") as file, pytest.raises(BrokenInstance, match=r"TooMuch|OSError"):
         parse_file(file, path.name)
     with path.open("ab") as file:
         file.truncate(BYTES_A_READ * MOST_READS * 8)
@@ -203,9 +203,7 @@ def test_a_large_file_may_tell_more(tmp_path: Path) -> None:
         assert len(parse_file(file, path.name).header.ReferencedSeriesSequence) == MOST_READS + 1
 
 
-@pytest.mark.parametrize(
-    "syntax", ["Doe^Jane\n", "1.2.840.10008.1.2.1\\Doe^Jane", "1.2.3.4"]
-)
+@pytest.mark.parametrize("syntax", ["Doe^Jane\n", "1.2.840.10008.1.2.1\\Doe^Jane", "1.2.3.4"])
 def test_an_unknown_transfer_syntax_is_not_quoted(tmp_path: Path, syntax: str) -> None:
     one(tmp_path)
     data = dcmread(tmp_path / "s" / "0001.dcm")
