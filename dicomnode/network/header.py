@@ -24,7 +24,7 @@ _LONG_VRS: Final = frozenset(
 )
 _DEEPEST: Final = 32
 _LONGEST_TEXT: Final = 256
-_MOST_ELEMENTS: Final = 100_000
+_MOST_ELEMENTS: Final = 60_000
 _MOST_ELEMENTS_OF_A_LARGE_DATA_SET: Final = 1_000_000
 _BYTES_AN_ELEMENT: Final = 128
 """A multi-frame object has one to three hundred nested elements a frame, and the pixels of the frame."""
