@@ -38,8 +38,11 @@ def enhance(
     seed: int,
     on_slice: Observer | None = None,
     batch: int = 4,
+    part: slice = slice(None),
 ) -> Enhanced:
     """Enhance a stack of slices, HU [slice, row, column] in and out, one start step a slice.
+
+    Each slice is seen with its neighbours; with `part` only those come back that it takes of the stack.
 
     The output is the input plus a bounded correction, never the round trip through the virtual scanner.
     Slices at step 0 come back as they are. The same input, engine and seed give the same pixels; the seed
@@ -48,14 +51,24 @@ def enhance(
     done: list[NDArray[np.float32]] = []
     seconds = dict.fromkeys(STATIONS, 0.0)
     rng = torch.Generator(device=engine.device).manual_seed(seed)
-    for first in range(0, len(hounsfield), batch):
-        finished = min(first + batch, len(hounsfield))
+    start, stop, _ = part.indices(len(hounsfield))
+    for first in range(start, stop, batch):
+        finished = min(first + batch, stop)
         low_dose = torch.from_numpy(hounsfield[first:finished]).to(engine.device)
+        neighbours = torch.from_numpy(_neighbours(hounsfield, first, finished)).to(engine.device)
         here = starts[first:finished]
-        clock = _Clock(seconds, partial(_tell, on_slice, finished, len(hounsfield)), engine.device)
-        result = _enhance_batch(engine, low_dose, pixel_mm, here, rng, clock)
+        clock = _Clock(seconds, partial(_tell, on_slice, finished - start, stop - start), engine.device)
+        result = _enhance_batch(engine, low_dose, neighbours, pixel_mm, here, rng, clock)
         done.append(result.cpu().numpy())
-    return Enhanced(np.concatenate(done) if done else hounsfield.copy(), seconds)
+    return Enhanced(np.concatenate(done) if done else hounsfield[part].copy(), seconds)
+
+
+def _neighbours(hounsfield: NDArray[np.float32], first: int, last: int) -> NDArray[np.float32]:
+    """The slices below and above each from `first` to before `last`, [slice, 2, row, column]."""
+    at = np.arange(first, last)
+    beside = np.stack([np.maximum(at - 1, 0), np.minimum(at + 1, len(hounsfield) - 1)], axis=1)
+    found: NDArray[np.float32] = hounsfield[beside]
+    return found
 
 
 def _tell(on_slice: Observer | None, done: int, total: int, station: str) -> None:
@@ -66,6 +79,7 @@ def _tell(on_slice: Observer | None, done: int, total: int, station: str) -> Non
 def _enhance_batch(
     engine: NeedEngine,
     low_dose: torch.Tensor,
+    neighbours: torch.Tensor,
     pixel_mm: float,
     starts: Sequence[StartStep],
     rng: torch.Generator,
@@ -86,7 +100,8 @@ def _enhance_batch(
     removed = filtered_backprojection(correction, beam) * (1000.0 / per_pixel)
     prior = x + removed[..., :rows, :columns]
     clock.lap("reconstruct")
-    refined = bounded(x, engine.refine(prior, x, starts), pixel_mm)
+    beside = neighbours.clamp(-1000.0, HIGHEST_HU)
+    refined = bounded(x, engine.refine(prior, x, beside, starts), pixel_mm)
     clock.lap("refine")
     return low_dose + (refined - x)
 

@@ -14,6 +14,11 @@ from dicomnode.engines.start_step import StartStep
 from dicomnode.learning.corpus import PackedExample
 from dicomnode.learning.recipe import Stage
 
+MISSING = 0.2
+"""How often a slice is shown without the neighbour on one side: series end, and stacks may be one slice."""
+MOST_SHARED = 0.7
+"""Correlation of the noise of neighbours that overlap by half of their thickness, and a little more."""
+
 
 @dataclass(frozen=True)
 class Mix:
@@ -88,7 +93,7 @@ def image_batch(
     examples: Sequence[PackedExample], priors: Sequence["Prior"], stage: Stage, rng: np.random.Generator
 ) -> Batch:
     """Crops of noisy slices with the proposal of the projections, and the noise to remove."""
-    states, proposals, targets, noise, rows = [], [], [], [], []
+    states, proposals, neighbours, targets, noise, rows = [], [], [], [], [], []
     for _ in range(stage.batch):
         prior = priors[int(rng.integers(len(priors)))] if priors else None
         alone = prior is None or rng.random() < stage.prior_dropout
@@ -97,19 +102,42 @@ def image_batch(
         where = _window(example.arrays["slice_hu"].shape, stage.patch_px, rng)
         kept, removed = _ordered(example.crop("noise", where), mix)
         proposal = np.zeros_like(removed) if prior is None or alone else prior.crop(where)
-        noisy, proposal, target = _turned(
-            [example.crop("slice_hu", where) + kept + removed, proposal, removed], rng, transpose=True
-        )
+        noisy = example.crop("slice_hu", where) + kept + removed
+        beside = _beside(example, where, mix, noisy, rng)
+        noisy, proposal, target, *beside = _turned([noisy, proposal, removed, *beside], rng, transpose=True)
         state = state_of(example, mix, rng)
         states.append(noisy)
         proposals.append(noisy + proposal)
+        neighbours.append(np.stack(beside))
         targets.append(target)
         noise.append(state.noise_hu)
         rows.append(dgdiff.conditions(state.noise_hu, state.texture, state.fraction))
     scale = torch.tensor(noise, dtype=torch.float32)[:, None, None, None]
     x, prior_x = (torch.from_numpy(np.stack(a))[:, None] for a in (states, proposals))
     target_t = torch.from_numpy(np.stack(targets))[:, None] / scale
-    return Batch(dgdiff.inputs(x, prior_x, scale), torch.tensor(rows), target_t)
+    channels = dgdiff.inputs(x, prior_x, torch.from_numpy(np.stack(neighbours)), scale)
+    return Batch(channels, torch.tensor(rows), target_t)
+
+
+def _beside(
+    example: PackedExample,
+    where: tuple[slice, slice],
+    mix: Mix,
+    noisy: NDArray[np.float32],
+    rng: np.random.Generator,
+) -> list[NDArray[np.float32]]:
+    """The crops below and above, as noisy as the one between, or that one itself where there is none.
+
+    In half of the cases they share noise with it, as slices that overlap do.
+    """
+    clean, own = example.crop("beside_hu", where), example.crop("beside_noise", where) * mix.added_hu
+    shared = float(rng.uniform(0.0, MOST_SHARED)) if rng.random() < 0.5 else 0.0
+    noise = noisy - example.crop("slice_hu", where)
+    missing = rng.random(2) < MISSING
+    return [
+        noisy if gone else image + shared * noise + (1.0 - shared**2) ** 0.5 * draw
+        for gone, image, draw in zip(missing, clean, own, strict=True)
+    ]
 
 
 @dataclass(frozen=True, eq=False)

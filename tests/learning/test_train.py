@@ -11,6 +11,7 @@ from dicomnode.engines.catalog import load_engine
 from dicomnode.errors import TrainingError, WeightsMismatch
 from dicomnode.learning import draw
 from dicomnode.learning.corpus import (
+    ARRAYS,
     PackedExample,
     Slice,
     build,
@@ -33,16 +34,16 @@ CORPUS = Corpus(sources=(), views=60, detectors=140)
 def phantom() -> Slice:
     y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
     image = np.where(np.hypot(x, y) < 40, 40.0, -1000.0).astype(np.float32)
-    return Slice(image, 3.0, "made")
+    above = np.where(np.hypot(x, y) < 36, 40.0, -1000.0).astype(np.float32)
+    return Slice(image, 3.0, "made", np.stack([image, above]))
 
 
 @pytest.fixture(scope="module")
 def example() -> PackedExample:
     rng = np.random.default_rng(0)
     made = make_example(phantom(), CORPUS, ParallelBeam(SIDE, 60, 140, 1.0), rng)
-    names = ("slice_hu", "noise", "sinogram", "noise_sinogram")
-    steps = {name: float(np.abs(getattr(made, name)).max()) / 32000 for name in names}
-    arrays = {name: np.rint(getattr(made, name) / steps[name]).astype(np.int16) for name in names}
+    steps = {name: float(np.abs(getattr(made, name)).max()) / 32000 for name in ARRAYS}
+    arrays = {name: np.rint(getattr(made, name) / steps[name]).astype(np.int16) for name in ARRAYS}
     return PackedExample(arrays, steps, made.pixel_mm, made.own_noise_hu, made.texture, made.unit_photons)
 
 

@@ -76,15 +76,27 @@ class NeedEngine:
         )
 
     @torch.inference_mode()
-    def refine(self, prior: Tensor, low_dose: Tensor, starts: Sequence[StartStep]) -> Tensor:
-        """Slices at normal dose: HU [slice, row, column] in and out."""
+    def refine(
+        self, prior: Tensor, low_dose: Tensor, neighbours: Tensor, starts: Sequence[StartStep]
+    ) -> Tensor:
+        """Slices at normal dose: HU [slice, row, column] in and out.
+
+        `neighbours` [slice, 2, row, column]: the slices below and above each, itself where there is none.
+        """
         card = self.card
         return torch.cat(
             [
                 dgdiff.refine(
-                    self.image, p[None], x[None], start, self.schedule, card.image_passes, card.mirrorings
+                    self.image,
+                    p[None],
+                    x[None],
+                    beside[None],
+                    start,
+                    self.schedule,
+                    card.image_passes,
+                    card.mirrorings,
                 )
-                for p, x, start in zip(prior, low_dose, starts, strict=True)
+                for p, x, beside, start in zip(prior, low_dose, neighbours, starts, strict=True)
             ]
         )
 
