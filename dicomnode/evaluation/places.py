@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ STRUCTURE_FLOOR_HU = 2.0
 """What a square may vary after smoothing: the floor, and so much of its noise. Noise itself leaves less."""
 
 Volume = NDArray[np.float32]
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True, order=True)
@@ -44,7 +46,7 @@ def find_even(
     return sorted(place for _, place in sorted(ranked)[:most])
 
 
-def cut(hounsfield: Volume, places: Sequence[Place], side_px: int) -> Volume:
+def cut(hounsfield: NDArray[Number], places: Sequence[Place], side_px: int) -> NDArray[Number]:
     """The squares themselves, [place, row, column]; the place is pixel `side_px // 2` of each.
 
     `hounsfield` [slice, row, column]. Raises ValueError for a square that leaves the image.

@@ -44,7 +44,7 @@ class NoisePower:
         rings = np.arange(1, side // 2 + 1)
         density = np.zeros(len(rings) + 1)
         density[rings] = power[rings] / kept[rings]
-        return RadialNoisePower(np.arange(len(density)) * self.step_per_cm, density)
+        return RadialNoisePower(np.arange(len(density), dtype=np.float64) * self.step_per_cm, density)
 
 
 @dataclass(frozen=True, eq=False)
