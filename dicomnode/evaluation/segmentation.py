@@ -61,8 +61,8 @@ def segment(
     Each is a threshold inside the body, pieces too small dropped and small holes filled, slice by slice:
     lung below -400 HU, unless it is gas; bone above 200 HU with the marrow it encloses, and whatever else is
     as dense (contrast agent, metal); soft tissue from -30 HU up to bone. Nothing is smoothed, so noise shows.
-    Airways grow from `seed` [slice, row, column], or from the trachea where that is found by itself; there are
-    none where neither is in an airway.
+    Airways grow from `seed` [slice, row, column], or from the trachea where that is found by itself; without
+    a trachea, or from a seed in no airway, there are none.
     """
     body = body_mask(hounsfield)
     pixel_mm2 = spacing_mm[1] * spacing_mm[2]
