@@ -197,10 +197,10 @@ class _Profiles:
     def _transfer(self, pixels: _Field, summed_hu: _Field) -> Transfer:
         known = pixels > 0
         profile = np.interp(self.middle_mm, self.middle_mm[known], summed_hu[known] / pixels[known])
-        spectrum = self.waves @ -np.diff(profile)
-        height = float(spectrum[0].real)
-        modulation = np.abs(spectrum) / (abs(height) or np.inf)
-        return Transfer(self.frequency_per_cm, modulation, height)
+        slope_hu = -np.diff(profile)
+        spectrum = np.abs(self.waves @ slope_hu)
+        height_hu = float(slope_hu @ _taper(len(slope_hu)))
+        return Transfer(self.frequency_per_cm, spectrum / (spectrum[0] or np.inf), height_hu)
 
 
 def _taper(count: int) -> _Field:

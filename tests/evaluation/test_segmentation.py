@@ -1,9 +1,12 @@
 """Organs of a chest made of cylinders: exact volumes, leaks that stop, noise that shows."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from dicomnode.dicom.series import read_series
 from dicomnode.errors import NotMeasurable
 from dicomnode.evaluation.airways import find_trachea, grow_airways
 from dicomnode.evaluation.segmentation import ORGANS, agreement, dice, segment
@@ -113,6 +116,18 @@ def test_a_leak_is_seen_and_stopped() -> None:
     assert (everything & leaking.body).sum() > 5 * leaking.airways.sum()
 
 
+def test_a_leak_into_little_lung_is_stopped_as_well() -> None:
+    """Not as large as to be impossible, but sudden."""
+    leaking = Chest(leak=True)
+    leaking.volume[14:][leaking.lung[14:]] = 40.0
+    leaking.volume[:10][leaking.lung[:10]] = 40.0
+    assert 50 < leaking.lung[10:14].sum() * 2.0 / 1000 < 200
+    found = segment(leaking.volume, SPACING_MM, seed=(30, 110, 120)).grown
+    assert found is not None
+    assert found.leaked
+    np.testing.assert_array_equal(found.mask, leaking.airways)
+
+
 def test_a_leak_in_noise_is_stopped_as_well() -> None:
     leaking = Chest(leak=True)
     found = segment(leaking.noisy(40.0), SPACING_MM).grown
@@ -157,3 +172,25 @@ def test_dice_of_known_overlap() -> None:
     assert dice(one, other) == pytest.approx(2 * 20 / 120)
     assert np.isnan(dice(one & False, one & False))
     assert dice(one, one & False) == 0.0
+
+
+def test_a_real_chest(shared_data: Path) -> None:
+    """8 mm slices from the throat to the liver: lungs, the trachea by itself, a leak that is stopped."""
+    series = read_series(sorted((shared_data / "ct" / "lung-dx-a0002").rglob("*.dcm")))
+    found = segment(series.hounsfield, (series.slice_spacing_mm, *series.pixel_spacing_mm))
+    assert 2000 < found.volume_ml("lung") < 4000
+    assert found.grown is not None
+    assert found.grown.leaked
+    assert 8 < found.volume_ml("airways") < 100
+    assert found.mask("airways")[20:29].any(axis=(1, 2)).all()
+
+
+def test_real_bowel_gas_is_no_lung_and_real_lung_is(shared_data: Path) -> None:
+    pairs = shared_data / "pairs" / "mayo"
+    for stem, has_lung in (("L286_D45f_3mm_z-423.0", False), ("L192_D45f_3mm_z-100.6", True)):
+        full, low = (read_series([pairs / f"{stem}_{dose}.dcm"]) for dose in ("full", "quarter"))
+        assert segment(full.hounsfield, (3.0, *full.pixel_spacing_mm)).lung.any() == has_lung
+        agreed = agreement(low.hounsfield, full.hounsfield, (3.0, *full.pixel_spacing_mm))
+        assert np.isnan(agreed["lung"]) != has_lung
+        assert 0.85 < agreed["bone"] < 0.97
+        assert 0.85 < agreed["soft"] < 0.97
