@@ -257,3 +257,7 @@ class WeightsMismatch(ModelError):
 
 class TrainingError(DicomnodeError):
     """Training or evaluation cannot go on."""
+
+
+class NotMeasurable(DicomnodeError):
+    """A figure of image quality that these images cannot give: too few, too small or without its object."""

@@ -35,11 +35,12 @@ from dicomnode.dicom.values import finite
 from dicomnode.dose_reference import DoseReference
 from dicomnode.engines.catalog import SHIPPED, load_engine
 from dicomnode.errors import DicomnodeError, DoseUnknown
+from dicomnode.evaluation.similarity import rmse_hu
 from dicomnode.journey.job import Job
 from dicomnode.network.send import send_files
 from dicomnode.node import Node
 from dicomnode.physics.noise import measure_noise
-from dicomnode.quality import bias_by_tissue, rmse_hu
+from dicomnode.quality import bias_by_tissue
 from dicomnode.settings import Destination, Settings
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"

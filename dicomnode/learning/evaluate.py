@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from skimage.metrics import structural_similarity
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
 from dicomnode.dicom.dose import read_dose
@@ -24,9 +23,10 @@ from dicomnode.engines.enhance import enhance
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.start_step import StartStep
 from dicomnode.errors import SeriesRefused, TrainingError
+from dicomnode.evaluation.similarity import COMPARED_HU, psnr_db, rmse_hu, ssim
 from dicomnode.journey.matching import slice_facts
 from dicomnode.physics.noise import measure_noise
-from dicomnode.quality import COMPARED_HU, bias_by_tissue, rmse_hu
+from dicomnode.quality import bias_by_tissue
 
 METHODS = ("input", "enhanced", "nlm", "tv")
 FIGURES = ("psnr_db", "ssim", "rmse_hu", "bias_hu", "noise_hu")
@@ -34,8 +34,7 @@ POSITION_TOLERANCE_MM = 0.05
 
 Image = NDArray[np.float32]
 
-# scikit-image says it is typed, but these two are not
-_similarity: Callable[..., float] = structural_similarity
+# scikit-image says it is typed, but this one is not
 _chambolle: Callable[..., Image] = denoise_tv_chambolle
 
 
@@ -127,20 +126,12 @@ def score(pair: Pair, engine: NeedEngine) -> Score:
 
 
 def compare(image: Image, target: Image, pixel_mm: float) -> dict[str, float]:
-    """PSNR over the target's own range, SSIM (11 x 11 Gaussian), RMSE, bias in soft tissue, noise.
-
-    HU clipped.
-    """
-    x, y = (np.clip(a, *COMPARED_HU).astype(np.float64) for a in (image, target))
-    span = float(y.max() - y.min())
-    rmse = rmse_hu(image, target)
+    """PSNR, SSIM and RMSE (`evaluation.similarity`), bias in soft tissue, noise. HU [row, column]."""
     noise = measure_noise(image[None], pixel_mm)
     return {
-        "psnr_db": float(20.0 * np.log10(span / rmse)) if rmse else float("inf"),
-        "ssim": float(
-            _similarity(x, y, data_range=span, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
-        ),
-        "rmse_hu": rmse,
+        "psnr_db": psnr_db(image, target),
+        "ssim": ssim(image, target),
+        "rmse_hu": rmse_hu(image, target),
         "bias_hu": bias_by_tissue(target[None], (image - target)[None]).get("soft", float("nan")),
         "noise_hu": noise.std_hu if noise else float("nan"),
     }
