@@ -336,8 +336,14 @@ def _flag_jump(headers: Sequence[Dataset], ctdivol: NDArray[np.float64] | None, 
         told = [text(header, keyword) for header in headers]
         for at in range(1, len(headers)):
             ratio = ctdivol[at] / ctdivol[at - 1]
-            if told[at] != told[at - 1] and max(ratio, 1 / ratio) > ACQUISITION_JUMP:
+            if _begins(told, at, keyword) and max(ratio, 1 / ratio) > ACQUISITION_JUMP:
                 flags.add("ACQUISITIONS_DIFFER")
+
+
+def _begins(told: Sequence[str], at: int, keyword: str) -> bool:
+    """Another acquisition; by its time only where it is not each slice that has a time of its own."""
+    alone = len(set(told[at : at + 2])) > 1 or len(set(told[max(at - 2, 0) : at])) > 1
+    return told[at] != told[at - 1] and not (alone and keyword == "AcquisitionDateTime")
 
 
 def _tuple(vector: NDArray[np.float64] | None, headers: Sequence[Dataset]) -> tuple[float | None, ...]:
