@@ -5,9 +5,12 @@ binary number.
 """
 
 import struct
+from collections.abc import Iterable
 from typing import Final
 
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence as DicomSequence
 
 from dicomnode.dicom.values import UNREADABLE, finite, is_too_long
 
@@ -28,9 +31,9 @@ def private_text(header: Dataset, group: int, creator: str, offset: int) -> str:
     value = _value(header, group, creator, offset)
     if isinstance(value, bytes):
         return value.decode("ascii", "replace").strip(" \0") if _is_text(value.rstrip(b"\0")) else ""
-    if value is None:
+    if value is None or isinstance(value, DicomSequence):
         return ""
-    many = value if not isinstance(value, str) and hasattr(value, "__iter__") else (value,)
+    many: Iterable[object] = value if isinstance(value, MultiValue | list | tuple) else (value,)
     return "\\".join(str(one).strip(" \0") for one in many)
 
 

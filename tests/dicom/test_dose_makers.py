@@ -195,6 +195,16 @@ def test_private_numbers_survive_the_loss_of_their_vr(syntax: str) -> None:
     assert read_dose([data]).ctdivol_mgy == (7.5,)
 
 
+def test_a_private_element_of_another_kind_says_nothing() -> None:
+    sequence = (0x0053, "GEHC_CT_ADVAPP_001", 0x43, "SQ", [header(Exposure=5)])
+    huge = (0x0045, "GEMS_HELIOS_01", 0x3B, "UN", b"A" * 20_000)
+    several = (0x7005, "TOSHIBA_MEC_CT3", 0x63, "FD", [1.0, 2.0])
+    data = travelled(with_private(header(), sequence, huge, several), ExplicitVRLittleEndian)
+    assert [private_text(data, *one[:3]) for one in (sequence, huge, several)] == ["", "", "1.0\\2.0"]
+    assert private_number(data, *several[:3]) is None
+    assert not is_iterative(data)
+
+
 def test_canons_own_ctdivol_without_a_dictionary() -> None:
     data = with_private(header(Manufacturer=CANON), (0x7005, "TOSHIBA_MEC_CT3", 0x63, "FD", 7.5))
     assert read_dose([travelled(data, ImplicitVRLittleEndian)]).ctdivol_mgy == (7.5,)
