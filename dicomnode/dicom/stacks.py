@@ -51,6 +51,8 @@ REPEATS_BY: Final = (*ACQUISITION_KEYS, "AcquisitionDateTime", "AcquisitionTime"
 
 SAME_PLACE_MM: Final = 0.01
 DECIMALS: Final = 3
+SHORTEST_SCAN: Final = 3
+"""Images that share a time of acquisition, to be a scan by it; many scanners give each image its own."""
 DOSE_JUMP: Final = 2.0
 """Between neighbours of two acquisitions; exposure control does not jump like that."""
 
@@ -153,8 +155,10 @@ def _near(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 def _at_dose_jumps(group: _Group) -> list[_Group]:
     """Acquisitions that follow each other with another dose are two scans; with the same, steps of one."""
-    for keyword in ACQUISITION_KEYS:
+    for keyword in (*ACQUISITION_KEYS, "AcquisitionDateTime"):
         runs = _runs(group, keyword)
+        if keyword not in ACQUISITION_KEYS and min(len(run.images) for run in runs) < SHORTEST_SCAN:
+            continue
         parts = [runs[0]]
         for before, after in pairwise(runs):
             if _jump(before, after):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dicomnode.dicom.dose import SSDE_DIAMETER_MM, DoseReading, ssde_mgy
+from dicomnode.dicom.dose_vector import smoothed
 from dicomnode.dicom.region import stated_diameter_mm, stated_region
 from dicomnode.dicom.series import CtSeries
 from dicomnode.dose_reference import DoseReference, Region, RegionReference
@@ -43,6 +44,7 @@ def slice_facts(series: CtSeries, dose: DoseReading, reference: DoseReference) -
     """
     noise = measure_noise_along(series.hounsfield, series.pixel_spacing_mm[0])
     iterative = "ITERATIVE_RECONSTRUCTION" in dose.flags
+    ctdivol_mgy = smoothed(dose.ctdivol_mgy, series.slice_spacing_mm)
     return tuple(
         SliceFacts(
             thickness_mm=series.slice_thickness_mm,
@@ -59,7 +61,7 @@ def slice_facts(series: CtSeries, dose: DoseReading, reference: DoseReference) -
             region_by=body.region_by,
             flags=body.flags,
         )
-        for body, ctdivol, reading in zip(bodies(series, dose), dose.ctdivol_mgy, noise, strict=True)
+        for body, ctdivol, reading in zip(bodies(series, dose), ctdivol_mgy, noise, strict=True)
     )
 
 

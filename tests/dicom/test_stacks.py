@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset
 
-from dicomnode.dicom.series import read_series
+from dicomnode.dicom.dose import read_dose
+from dicomnode.dicom.series import read_headers, read_series
 from dicomnode.dicom.stacks import Stack, sort_into_stacks
 from dicomnode.errors import DuplicatePosition, SeriesRefused
 from tests.makers import make_series
@@ -114,6 +115,21 @@ def test_step_and_shoot_is_one_stack_and_another_dose_is_another_scan(tmp_path: 
     assert sets(sort_into_stacks(together)) == [set(together)]
     apart = part(tmp_path, "dosed", dosed, slices=8)
     assert sorted(map(sorted, sets(sort_into_stacks(apart)))) == [apart[:4], apart[4:]]
+
+
+@pytest.mark.parametrize(("images", "parts"), [(4, 2), (1, 1)])
+def test_another_time_and_another_dose_is_another_scan(tmp_path: Path, images: int, parts: int) -> None:
+    """Also where nothing else numbers the scans; but not where each image has a time of its own."""
+
+    def later(data: Dataset, index: int) -> None:
+        del data.AcquisitionNumber
+        data.AcquisitionDateTime = f"202401021015{index // images:02d}"
+        data.CTDIvol = 10.0 if index < 4 else 3.0
+
+    paths = part(tmp_path, "later", later, slices=8)
+    stacks = sort_into_stacks(paths)
+    assert sorted(len(stack.paths) for stack in stacks) == [8 // parts] * parts
+    assert ("ACQUISITIONS_DIFFER" in read_dose(read_headers(paths)).flags) is (parts == 2)
 
 
 def test_one_file_that_cannot_be_read_keeps_all_together(tmp_path: Path) -> None:

@@ -154,6 +154,16 @@ def test_iterative_reconstruction_reaches_the_gate(series: CtSeries) -> None:
     assert not any(one.iterative for one in slice_facts(series, dose(series, 5.0, 32), TABLE))
 
 
+def test_one_thin_slice_conditions_nothing_alone(tmp_path: Path) -> None:
+    """At 1 mm the dose of a slice is the mean of five; at 5 mm its own."""
+    for spacing_mm, told in ((1.0, [5.0] * 2 + [6.0] * 5 + [5.0] * 2), (5.0, [5.0] * 4 + [10.0] + [5.0] * 4)):
+        folder = tmp_path / str(spacing_mm)
+        thin = read_series(make_series(folder, slices=9, slice_spacing_mm=spacing_mm))
+        values = (5.0,) * 4 + (10.0,) + (5.0,) * 4
+        reading = DoseReading(120.0, values, values, 32, "ctdivol-tag", ())
+        assert [one.ctdivol_mgy for one in slice_facts(thin, reading, TABLE)] == pytest.approx(told)
+
+
 # --- real quarter doses --------------------------------------------------------------------------------
 
 
