@@ -42,9 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # headers hold characters that a terminal may not know
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    parsed = _parser(given[0] if given else "").parse_args(given)
-    command: Callable[[argparse.Namespace], int] = parsed.command
     try:
+        parsed = _parser(given[0] if given else "").parse_args(given)
+        command: Callable[[argparse.Namespace], int] = parsed.command
         status = command(parsed)
         sys.stdout.flush()
         return status
