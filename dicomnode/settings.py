@@ -294,7 +294,8 @@ def _include_reference(values: dict[str, object], folder: Path) -> str | None:
     dose = values.get("dose")
     if not isinstance(dose, dict) or not isinstance(dose.get("reference"), str):
         return None
-    path = folder / os.path.expanduser(dose["reference"])
+    named: str = dose["reference"]
+    path = folder / os.path.expanduser(named)
     dose["reference"] = _read_yaml(path)
     return path.name
 

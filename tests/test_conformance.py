@@ -402,7 +402,7 @@ def test_sources_make_the_node_a_user_of_queries(settings: Settings) -> None:
     source = {"name": "archive", "ae_title": "ARCHIVE", "host": "127.0.0.1", "port": 104}
     asking = statement(changed(sources=[source]))
     for uid in (*QUERY_CLASSES, *protocol.DOSE_REPORT_CLASSES):
-        assert any(f"`{uid}`" in row for row in rows_under(asking, "Classes and roles proposed to sources"))
+        assert any(f"`{uid}`" in row for row in rows_under(asking, "Proposed presentation contexts"))
     [role] = [row for row in rows_under(asking, "Roles") if row[0] == "Query/Retrieve"]
     assert role[1:] == ["yes", "no"]
     [role] = [row for row in rows_under(silent, "Roles") if row[0] == "Query/Retrieve"]

@@ -4,8 +4,9 @@ from typing import get_args
 
 from dicomnode.conformance.document import Section, code, table
 from dicomnode.conformance.facts import SENT_SYNTAX, is_enhanced, refusals, sent_to, sentence, uid_name
+from dicomnode.conformance.querying import query_service
 from dicomnode.dicom.dose import DoseSource
-from dicomnode.network import protocol, query, send
+from dicomnode.network import protocol, send
 from dicomnode.settings import Settings
 
 _NOT = "Not supported."
@@ -27,7 +28,7 @@ def services(settings: Settings) -> Section:
                 "that is known of an object; this node promises callers nothing beyond its own answer.",
             ),
         ),
-        _query(settings),
+        query_service(settings),
         Section("Print Management service", (_NOT,)),
         Section(
             "Verification service",
@@ -71,30 +72,6 @@ def services(settings: Settings) -> Section:
                     "the set of the source.",
                 ),
             ),
-        ),
-    )
-
-
-def _query(settings: Settings) -> Section:
-    title = "Query/Retrieve service class"
-    no_scp = "Not supported as SCP: what was received cannot be asked for."
-    if not settings.sources:
-        return Section(title, (f"Not used as SCU, because no `sources` are configured. {no_scp}",))
-    classes = (*query.QUERY_CLASSES, *protocol.DOSE_REPORT_CLASSES)
-    rows = [
-        (uid_name(uid), code(uid), "SCU" if uid in query.QUERY_CLASSES else "SCP, by role selection")
-        for uid in classes
-    ]
-    return Section(
-        title,
-        (
-            "As SCU, in the Study Root model: when a series tells no dose, each of the sources "
-            f"{', '.join(code(source.name) for source in settings.sources)} is asked for dose reports of "
-            "its study: C-FIND at SERIES level with the keys Study Instance UID, Series Instance UID and "
-            "Modality `SR`, then C-GET of each such series. Only these classes are proposed: nothing else "
-            "can come. "
-            f"Nothing is ever changed at a source. {no_scp}",
-            table("Classes and roles proposed to sources", "SOP Class | UID | Role", rows),
         ),
     )
 

@@ -1,5 +1,6 @@
 """The files of `dicomnode inspect`: which of them are DICOM, which belong together, which are there twice."""
 
+import hashlib
 import os
 import struct
 from collections import defaultdict
@@ -113,7 +114,7 @@ class _Sorting:
         self.dose_reports: list[Path] = []
         self.copies = 0
         self._of_series: dict[tuple[str, str | None, bool], list[Path]] = defaultdict(list)
-        self._of_instance: dict[str, list[Path]] = defaultdict(list)
+        self._seen = _Seen()
         self._alone: list[tuple[Path, str | None]] = []
 
     def add(self, path: Path) -> None:
@@ -126,10 +127,9 @@ class _Sorting:
         except (NetworkError, InstanceRefused, SeriesRefused, OSError, ValueError):
             self._alone.append((path, door))
             return
-        if any(_same(path, other) for other in self._of_instance[instance_uid]):
+        if self._seen.before(instance_uid, path):
             self.copies += 1
             return
-        self._of_instance[instance_uid].append(path)
         is_report = meta.sop_class_uid in DOSE_REPORT_CLASSES
         self.dose_reports += [path] if is_report else []
         self._of_series[series_uid, door, is_report].append(path)
@@ -156,16 +156,35 @@ def _uids(path: Path, door: str | None) -> tuple[str, str]:
     return text(first, "SeriesInstanceUID"), text(first, "SOPInstanceUID")
 
 
-def _same(one: Path, other: Path) -> bool:
-    """Whether two files hold the same data set, byte for byte, in one transfer syntax."""
-    contents = one.read_bytes(), other.read_bytes()
-    metas = [part10.parse_meta(content, "") for content in contents]
-    if metas[0].transfer_syntax_uid != metas[1].transfer_syntax_uid:
-        return False
-    data_sets = [
-        memoryview(content)[meta.data_set_at :] for content, meta in zip(contents, metas, strict=True)
-    ]
-    return data_sets[0] == data_sets[1]
+class _Seen:
+    """Which instances were there before. Contents are looked at only where a UID comes again."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, Path | None] = {}
+        self._contents: dict[str, set[bytes]] = defaultdict(set)
+
+    def before(self, instance_uid: str, path: Path) -> bool:
+        """Whether a file holds the same data set as an earlier one, byte for byte, in one syntax."""
+        if instance_uid not in self._first:
+            self._first[instance_uid] = path
+            return False
+        contents, first = self._contents[instance_uid], self._first[instance_uid]
+        if first is not None:
+            contents.add(_content(first))
+            self._first[instance_uid] = None
+        content = _content(path)
+        known = content in contents
+        contents.add(content)
+        return known
+
+
+def _content(path: Path) -> bytes:
+    """SHA-256 over transfer syntax and data set; not over what an application wrote around them."""
+    content = path.read_bytes()
+    meta = part10.parse_meta(content, path.name)
+    digest = hashlib.sha256(meta.transfer_syntax_uid.encode())
+    digest.update(memoryview(content)[meta.data_set_at :])
+    return digest.digest()
 
 
 class _Door:
