@@ -5,7 +5,10 @@ from typing import get_args
 from dicomnode.conformance.document import Section, code, table
 from dicomnode.conformance.facts import SENT_SYNTAX, is_enhanced, refusals, sent_to, sentence, uid_name
 from dicomnode.conformance.querying import query_service
+from dicomnode.dicom.admission import PROJECTION_GROUPS
 from dicomnode.dicom.dose import DoseSource
+from dicomnode.dicom.projection_tags import CREATORS, PROJECTION_TAGS
+from dicomnode.errors import HelicalProjections, NoRawMode
 from dicomnode.network import protocol, send
 from dicomnode.settings import Settings
 
@@ -157,5 +160,27 @@ def _rules(settings: Settings) -> Section:
             "survive the Basic De-identification Profile: value 4 of Image Type, the private code in "
             "Derivation Code Sequence, the item of Contributing Equipment Sequence. Still, exclude them "
             "from the rule that routes images to this node.",
+        ),
+        (_projections(),),
+    )
+
+
+def _projections() -> Section:
+    """DICOM-CT-PD: what it is known by, and the private elements that are read of it."""
+    groups = ", ".join(code(f"{group:04X}") for group in PROJECTION_GROUPS)
+    rows = [
+        (f"({tag.group:04X},xx{tag.element:02X})", tag.name, tag.kind, code(CREATORS[tag.group]))
+        for tag in PROJECTION_TAGS.values()
+    ]
+    return Section(
+        "Measured projections",
+        (
+            f"An object with private elements of the groups {groups} is measured projections (DICOM-CT-PD), "
+            "whatever its SOP class and Image Type say. They are received as CT images, one object a view, "
+            "read, checked, kept as they came, and not enhanced: axial fan-beam scans by the rule "
+            f"{code(NoRawMode.rule)}, helical ones by {code(HelicalProjections.rule)}, others by what is "
+            "wrong with them. Elements are found by group and low byte in whatever private "
+            "block they stand, also with value representation UN.",
+            table("Private elements that are read of projections", "Tag | Name | VR | Private creator", rows),
         ),
     )
