@@ -113,18 +113,24 @@ class Judge:
 def look(found: FoundStack, judge: Judge) -> Finding:
     """Take a stack as far as the node would before it reconstructs; never raises for what is in the files."""
     paths = found.stack.paths
-    try:
-        headers = read_headers(paths)
-    except SeriesRefused as refusal:
-        return _refused(_about(Dataset(), found), refusal)
-    finding = _about(headers[0], found)
+    finding = _about(_first_header(paths), found)
     if found.series.dose_report:
         return replace(finding, rule=DOSE_REPORT, reason=_report_told(paths))
     try:
         series = read_images(paths)
     except SeriesRefused as refusal:
-        return replace(_refused(finding, refusal), dose=_dose_if_scan(headers, judge))
+        return replace(_refused(finding, refusal), dose=_dose_if_scan(paths, judge))
     return _measured(finding, series, judge)
+
+
+def _first_header(paths: Sequence[Path]) -> Dataset:
+    """The header of the first file that can be read; an empty one where none can."""
+    for path in paths:
+        try:
+            return read_headers([path])[0]
+        except SeriesRefused:
+            continue
+    return Dataset()
 
 
 def _report_told(paths: Sequence[Path]) -> str:
@@ -139,9 +145,10 @@ def _report_told(paths: Sequence[Path]) -> str:
     return f"a dose report of {len(events)} irradiation{plural}{mgy}: read for the series of its study"
 
 
-def _dose_if_scan(headers: Sequence[Dataset], judge: Judge) -> DoseFinding:
+def _dose_if_scan(paths: Sequence[Path], judge: Judge) -> DoseFinding:
     """The dose of cross-sections that are refused for another reason; a scout's would be misread for one."""
     try:
+        headers = read_headers(paths)
         admit(headers[0])
     except SeriesRefused:
         return DoseFinding()
