@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import shutil
@@ -19,6 +20,8 @@ from dicomnode.settings import Destination, Settings, load_settings
 if TYPE_CHECKING:
     from dicomnode.journey.job import Job
 
+INTERRUPTED: Final = 130
+"""The exit status of a command that was ended by SIGINT, as shells have it."""
 DEFAULT_CONFIG: Final = Path("configs/node.yaml")
 ELSEWHERE: Final = {
     "demo": ("dicomnode.demo", "run_demo", "see the whole journey on this machine, with a PACS of its own"),
@@ -34,15 +37,26 @@ ELSEWHERE: Final = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand and return the exit status: 0 done, 1 an error that is told, 2 wrong usage."""
+    """Run one subcommand and return the exit status: 0 done, 1 an error that is told, 2 wrong usage, 130."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parsed = _parser(given[0] if given else "").parse_args(given)
-    command: Callable[[argparse.Namespace], int] = parsed.command
+    for stream in (sys.stdout, sys.stderr):  # headers hold characters that a terminal may not know
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return command(parsed)
+        parsed = _parser(given[0] if given else "").parse_args(given)
+        command: Callable[[argparse.Namespace], int] = parsed.command
+        status = command(parsed)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever read the answer has read enough; nothing is to be flushed at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (DicomnodeError, OSError) as error:
         print(f"dicomnode: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("dicomnode: interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _parser(called: str) -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 
 from dicomnode.conformance.document import Items, Section, Table, code, table
 from dicomnode.conformance.facts import SENT_SYNTAX, accepted, sent_to, status_ranges, uid_name
+from dicomnode.conformance.querying import proposed_to_sources, query_statuses
 from dicomnode.journey.delivery import pause_before
 from dicomnode.network import listener, protocol, requestor
 from dicomnode.network.requestor import Patience
@@ -17,7 +18,7 @@ def communication(settings: Settings) -> Section:
             Section(
                 "General",
                 (),
-                (Section("General association parameters", (_parameters(settings), *_negotiation())),),
+                (Section("General association parameters", (_parameters(settings), _negotiation(settings))),),
             ),
             Section(
                 "Specifications",
@@ -68,7 +69,10 @@ def _parameters(settings: Settings) -> Table:
             ),
             (
                 "Associations initiated at once",
-                ", ".join(f"{peer.associations} to {code(peer.name)}" for peer in settings.destinations)
+                ", ".join(
+                    [f"{peer.associations} to {code(peer.name)}" for peer in settings.destinations]
+                    + [f"1 to a source, {code(source.name)}" for source in settings.sources]
+                )
                 or "none: no destination is configured",
             ),
             (
@@ -81,24 +85,23 @@ def _parameters(settings: Settings) -> Table:
     )
 
 
-def _negotiation() -> tuple[Table]:
+def _negotiation(settings: Settings) -> Table:
     silent = "accepted, not answered: the default of the standard applies"
-    return (
-        table(
-            "Negotiation of further items",
-            "Item | Proposed, as initiator | As acceptor",
-            [
-                ("Asynchronous Operations Window", "no", f"{silent} (one operation at a time)"),
-                ("SCP/SCU Role Selection", "no", f"{silent} (the initiator is SCU)"),
-                ("SOP Class Extended Negotiation", "no", silent),
-                ("SOP Class Common Extended Negotiation", "no", "ignored"),
-                (
-                    "User Identity",
-                    "no",
-                    "ignored: no response, and the association is judged by 7.2.1.4 alone",
-                ),
-            ],
-        ),
+    roles = "to sources: SCP of the dose report classes, for C-GET" if settings.sources else "no"
+    return table(
+        "Negotiation of further items",
+        "Item | Proposed, as initiator | As acceptor",
+        [
+            ("Asynchronous Operations Window", "no", f"{silent} (one operation at a time)"),
+            ("SCP/SCU Role Selection", roles, f"{silent} (the initiator is SCU)"),
+            ("SOP Class Extended Negotiation", "no", silent),
+            ("SOP Class Common Extended Negotiation", "no", "ignored"),
+            (
+                "User Identity",
+                "no",
+                "ignored: no response, and the association is judged by 7.2.1.4 alone",
+            ),
+        ],
     )
 
 
@@ -108,7 +111,11 @@ def _timeouts(settings: Settings) -> Table:
         "Timeouts",
         "Waiting for | Seconds | Then",
         [
-            ("A TCP connection to a destination", f"{patience.connect_seconds:g}", "tried again by 7.3.1"),
+            (
+                "A TCP connection to a destination or source",
+                f"{patience.connect_seconds:g}",
+                "tried again by 7.3.1",
+            ),
             (
                 "An answer to an association request or release",
                 f"{patience.negotiation_seconds:g} (`network.negotiation_seconds`)",
@@ -118,6 +125,17 @@ def _timeouts(settings: Settings) -> Table:
                 "A destination's answer to an instance",
                 f"{patience.answer_seconds:g} (`network.message_seconds`)",
                 "A-ABORT; tried again by 7.3.1",
+            ),
+            *(
+                [
+                    (
+                        "A source's answer to a query or retrieval",
+                        f"{patience.answer_seconds:g} (`network.message_seconds`)",
+                        "A-ABORT; asked again by 7.3.2.4",
+                    )
+                ]
+                if settings.sources
+                else []
             ),
             (
                 "A caller's association request after it has connected",
@@ -153,16 +171,18 @@ def _initiation(settings: Settings) -> Section:
         "SCU",
     )
     rows += [(code(peer.name), "`dicomnode echo`", *echo) for peer in settings.destinations]
+    rows += proposed_to_sources(settings)
     return Section(
         "Association initiation policy",
         (
-            "An association is initiated when there is something to send, and by the commands `dicomnode "
-            "echo` and `dicomnode send`. It proposes the contexts that its objects need and no other, one "
-            "transfer syntax a context. Each line of the table is an association of its own; calling AE "
-            f"title is {code(settings.node.ae_title)}.",
+            "An association is initiated when there is something to send or to ask, and by the commands "
+            "`dicomnode echo` and `dicomnode send`. It proposes the contexts that its objects need and no "
+            "other, to destinations one transfer syntax a context. Each kind of object is sent on "
+            "associations of its own; a source is asked for dose reports on one association with all its "
+            f"contexts. Calling AE title is {code(settings.node.ae_title)}.",
             table(
                 "Proposed presentation contexts",
-                "Destination | For | SOP Class | SOP Class UID | Transfer syntax | Role",
+                "Peer | For | SOP Class | SOP Class UID | Transfer syntax | Role",
                 rows,
             ),
             "`dicomnode send` proposes the SOP class and transfer syntax of each file it is given, up to 128 "
@@ -299,6 +319,7 @@ def _dimse_statuses(settings: Settings) -> Section:
                     ),
                 ),
             ),
+            *query_statuses(settings),
             Section(
                 "Other messages",
                 (

@@ -26,9 +26,10 @@ def configuration(settings: Settings) -> Section:
             Section(
                 "Configuration of DIMSE services",
                 (
-                    "Local AE title, host and port: `node`. Remote ones: `callers` (who may send) and "
-                    "`destinations` (who is sent to). SOP classes and transfer syntaxes are not "
-                    "configurable, except that a destination chooses what it gets.",
+                    "Local AE title, host and port: `node`. Remote ones: `callers` (who may send), "
+                    "`destinations` (who is sent to) and `sources` (who is asked for dose reports). SOP "
+                    "classes and transfer syntaxes are not configurable, except that a destination chooses "
+                    "what it gets.",
                 ),
             ),
             Section("Configuration of DICOM Web Services", (_NONE,)),
@@ -46,6 +47,9 @@ def security(settings: Settings) -> Section:
     ports += [
         (code(peer.name), "out", str(peer.port), "DICOM, to this destination")
         for peer in settings.destinations
+    ]
+    ports += [
+        (code(source.name), "out", str(source.port), "DICOM, to this source") for source in settings.sources
     ]
     return Section(
         "Security",

@@ -163,7 +163,8 @@ def model(settings: Settings) -> Section:
         "to the disk before it is answered.",
         f"A series counts as complete when it has been quiet for {when.quiet_seconds:g} s; after "
         f"{when.closed_seconds:g} s already, when instance numbers and positions have no gap and its "
-        f"association was released. With a gap it is waited for until {when.give_up_seconds:g} s.",
+        "association was released or its sender has begun another series. With a gap it is waited for until "
+        f"{when.give_up_seconds:g} s.",
         "The series is sorted into stacks. A stack that a rule of 5.6 refuses stays in the spool, with the "
         "reason; no peer is told.",
         "The others are enhanced and judged. A result outside the limits of `quality` is "
@@ -188,7 +189,9 @@ def model(settings: Settings) -> Section:
                         f"Functional definition of {code(node.ae_title)}",
                         (
                             "It provides Storage and Verification to callers, and uses Storage at "
-                            "destinations. Verification is used by the command `dicomnode echo`, and "
+                            "destinations"
+                            + (" and Query/Retrieve at sources" if settings.sources else "")
+                            + ". Verification is used by the command `dicomnode echo`, and "
                             "Storage also by `dicomnode send`, which sends files as they are.",
                         ),
                     ),

@@ -4,9 +4,12 @@ from typing import get_args
 
 from dicomnode.conformance.document import Section, code, table
 from dicomnode.conformance.facts import SENT_SYNTAX, is_enhanced, refusals, sent_to, sentence, uid_name
+from dicomnode.conformance.querying import query_service
+from dicomnode.dicom.admission import PROJECTION_GROUPS
 from dicomnode.dicom.dose import DoseSource
-from dicomnode.journey.asking import COUNT_PAUSE_SECONDS
-from dicomnode.network import protocol, query, send
+from dicomnode.dicom.projection_tags import CREATORS, PROJECTION_TAGS
+from dicomnode.errors import HelicalProjections, NoRawMode
+from dicomnode.network import protocol, send
 from dicomnode.settings import Settings
 
 _NOT = "Not supported."
@@ -28,7 +31,7 @@ def services(settings: Settings) -> Section:
                 "that is known of an object; this node promises callers nothing beyond its own answer.",
             ),
         ),
-        _query(settings),
+        query_service(settings),
         Section("Print Management service", (_NOT,)),
         Section(
             "Verification service",
@@ -72,32 +75,6 @@ def services(settings: Settings) -> Section:
                     "the set of the source.",
                 ),
             ),
-        ),
-    )
-
-
-def _query(settings: Settings) -> Section:
-    title = "Query/Retrieve service class"
-    no_scp = "Not supported as SCP: what was received cannot be asked for."
-    if not settings.sources:
-        return Section(title, (f"Not used as SCU, because no `sources` are configured. {no_scp}",))
-    classes = (*query.QUERY_CLASSES, *protocol.DOSE_REPORT_CLASSES)
-    rows = [
-        (uid_name(uid), code(uid), "SCU" if uid in query.QUERY_CLASSES else "SCP, by role selection")
-        for uid in classes
-    ]
-    return Section(
-        title,
-        (
-            "As SCU, in the Study Root model, of each of the sources "
-            f"{', '.join(code(source.name) for source in settings.sources)}. While a series is waited for: "
-            "C-FIND at SERIES level with the keys Study Instance UID, Series Instance UID and Number of "
-            f"Series Related Instances, every {COUNT_PAUSE_SECONDS:.0f} s once the series is silent. When a "
-            "series tells no dose: C-FIND with the keys Study Instance UID, Series Instance UID and "
-            "Modality `SR`, then C-GET of each such series. Only these classes are proposed: nothing else "
-            "can come. "
-            f"Nothing is ever changed at a source. {no_scp}",
-            table("Classes and roles proposed to sources", "SOP Class | UID | Role", rows),
         ),
     )
 
@@ -183,5 +160,27 @@ def _rules(settings: Settings) -> Section:
             "survive the Basic De-identification Profile: value 4 of Image Type, the private code in "
             "Derivation Code Sequence, the item of Contributing Equipment Sequence. Still, exclude them "
             "from the rule that routes images to this node.",
+        ),
+        (_projections(),),
+    )
+
+
+def _projections() -> Section:
+    """DICOM-CT-PD: what it is known by, and the private elements that are read of it."""
+    groups = ", ".join(code(f"{group:04X}") for group in PROJECTION_GROUPS)
+    rows = [
+        (f"({tag.group:04X},xx{tag.element:02X})", tag.name, tag.kind, code(CREATORS[tag.group]))
+        for tag in PROJECTION_TAGS.values()
+    ]
+    return Section(
+        "Measured projections",
+        (
+            f"An object with private elements of the groups {groups} is measured projections (DICOM-CT-PD), "
+            "whatever its SOP class and Image Type say. They are received as CT images, one object a view, "
+            "read, checked, kept as they came, and not enhanced: axial fan-beam scans by the rule "
+            f"{code(NoRawMode.rule)}, helical ones by {code(HelicalProjections.rule)}, others by what is "
+            "wrong with them. Elements are found by group and low byte in whatever private "
+            "block they stand, also with value representation UN.",
+            table("Private elements that are read of projections", "Tag | Name | VR | Private creator", rows),
         ),
     )

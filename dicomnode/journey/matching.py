@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from dicomnode.dicom.dose import SSDE_DIAMETER_MM, DoseReading, ssde_mgy
 from dicomnode.dicom.dose_vector import smoothed
@@ -112,6 +113,16 @@ def _flags(size: SliceSize, told_mm: float | None) -> tuple[str, ...]:
     }
     apart = told_mm is not None and abs(told_mm - size.diameter_mm) > SIZE_TOLERANCE * told_mm
     return (*cut[size.source], *(("DIAMETER_TAG_DISAGREES",) if apart else ()))
+
+
+def mean_ssde_mgy(dose: DoseReading, facts: Sequence[SliceFacts]) -> float | None:
+    """Average of SSDE(z) (AAPM 220) over the slices that tell dose and size; None where none does."""
+    by_slice = [
+        ssde_mgy(ctdivol, dose.phantom_cm, one.diameter_mm)
+        for ctdivol, one in zip(dose.ctdivol_mgy, facts, strict=True)
+    ]
+    told_mgy = [value for value in by_slice if value is not None]
+    return fmean(told_mgy) if told_mgy else None
 
 
 # --- doses in one currency -----------------------------------------------------------------------

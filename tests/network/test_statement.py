@@ -1,7 +1,7 @@
 """The conformance statement against what happens on the wire, found by peers that try everything."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,8 +20,9 @@ from dicomnode.conformance import statement
 from dicomnode.conformance.facts import sent_to
 from dicomnode.conformance.specimen import make_specimen
 from dicomnode.network import protocol
+from dicomnode.network.query import QUERY_CLASSES, fetch_dose_reports
 from dicomnode.network.send import send_files
-from dicomnode.settings import Destination, Settings
+from dicomnode.settings import Destination, Settings, Source
 from tests.makers import make_series
 from tests.network.conftest import CALLER, NODE, Node, Sender, data_set_of
 
@@ -186,6 +187,55 @@ def test_what_is_proposed_to_a_destination_is_what_the_table_says(report: bool, 
     }
     assert proposed == told
     assert len(proposed) == len(sent_to(destination))
+
+
+def test_what_is_proposed_to_a_source_is_what_the_table_says(tmp_path: Path) -> None:
+    """Contexts, roles, the longest PDU and the keys, as a peer that answers a query sees them."""
+    asked: list[evt.Event] = []
+    keys: list[Dataset] = []
+
+    def answer(event: evt.Event) -> Iterator[tuple[int, None]]:
+        keys.append(event.identifier)
+        yield 0x0000, None
+
+    entity = AE("ARCHIVE")
+    entity.supported_contexts = [build_context(uid) for uid in QUERY_CLASSES]
+    server = entity.start_server(
+        ("127.0.0.1", 0),
+        block=False,
+        evt_handlers=[(evt.EVT_ACCEPTED, asked.append), (evt.EVT_C_FIND, answer)],
+    )
+    assert server is not None
+    source = Source(name="archive", ae_title="ARCHIVE", host="127.0.0.1", port=server.server_address[1])
+    text = statement(Settings(sources=(source,)))
+    try:
+        fetch_dose_reports(source, NODE, "1.2.3", lambda request: None)
+    finally:
+        server.shutdown()
+    (event,) = asked
+    requestor = event.assoc.requestor
+    told = table(text, "Proposed presentation contexts")
+    assert {(row[0], row[3], row[4].split("`")[-1]) for row in told} == {
+        ("archive", str(context.abstract_syntax), str(syntax))
+        for context in requestor.requested_contexts
+        for syntax in context.transfer_syntax
+    }
+    by_role = {row[3] for row in told if row[5] == "SCP, by role selection"}
+    assert by_role == {str(uid) for uid, role in requestor.role_selection.items() if role.scp_role}
+    items = {row[0]: row[1] for row in table(text, "Negotiation of further items")}
+    assert items["SCP/SCU Role Selection"] != "no"
+    longest = {row[0]: row[1] for row in table(text, "Association parameters")}
+    assert longest["Maximum PDU size received, as initiator"] == f"{requestor.maximum_length} bytes"
+    assert {row[1] for row in table(text, "Keys of C-FIND")} == {element.keyword for element in keys[0]}
+    assert [row[1:3] for row in table(text, "Ports") if row[0] == "archive"] == [["out", str(source.port)]]
+
+
+def test_without_sources_no_query_is_told() -> None:
+    text = statement(Settings())
+    assert "C-FIND and C-GET as SCU" not in text
+    items = {row[0]: row[1] for row in table(text, "Negotiation of further items")}
+    assert items["SCP/SCU Role Selection"] == "no"
+    assert "\nDestinations: none.\n" in text, "no table of nothing"
 
 
 def written(settings: Settings, destination: Destination, folder: Path) -> list[Path]:

@@ -1,5 +1,7 @@
 """Water-equivalent diameter: cylinders of water, with all that scanners put around them."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -94,3 +96,16 @@ def test_neighbours_never_make_a_slice_smaller() -> None:
     (_, cut, _) = measure_sizes(stack, PIXEL_MM, 5.0)
     assert cut.source == "lower-bound"
     assert cut.diameter_mm == pytest.approx(own)
+
+
+def test_the_size_of_a_series_needs_no_second_volume() -> None:
+    """A scan of 2000 slices holds 2 GB as it is."""
+    volume = np.full((60, 256, 256), -1000.0, np.float32)
+    volume[:, 40:216, 40:216] = 0.0
+    tracemalloc.start()
+    try:
+        measure_sizes(volume, 1.0, 1.0)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 0.6 * volume.nbytes
