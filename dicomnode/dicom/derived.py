@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.charset import convert_encodings, encode_string
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
@@ -29,7 +30,7 @@ from dicomnode.dicom.provenance import (
     pipeline_digest,
 )
 from dicomnode.dicom.series import CtSeries
-from dicomnode.dicom.values import items, number, text
+from dicomnode.dicom.values import items, number, text, texts
 from dicomnode.dicom.verbatim import copy_elements, decode_header
 
 __all__ = [
@@ -226,9 +227,14 @@ def _instance_numbers(series: CtSeries) -> list[int] | None:
 
 
 def _description(source: Dataset, identity: Identity) -> str:
+    """Cut at 64 characters, and at 64 bytes: many readers count these."""
     described = f"{identity.series_description_prefix}{text(source, 'SeriesDescription')}"
-    printable = "".join(one if one.isprintable() and one not in "\\\ufffd" else " " for one in described)
-    return printable[:LONG_STRING].rstrip(" |")
+    # Bytes above 7F stay, also where the source does not say which letters they are.
+    clean = "".join(" " if one < " " or one in "\x7f\\\ufffd" else one for one in described)[:LONG_STRING]
+    encodings = convert_encodings(list(texts(source, "SpecificCharacterSet")) or None)
+    while len(encode_string(clean, encodings)) > LONG_STRING:
+        clean = clean[:-1]
+    return clean.rstrip(" |")
 
 
 def _comment(provenance: Provenance) -> str:

@@ -51,6 +51,8 @@ TABLE: Final[tuple[Row, ...]] = (
     *_rows("keep", GEOMETRY, "GantryDetectorTilt TableHeight AnatomicalOrientationType"),
     *_rows("keep", ORDER, "PatientName PatientID PatientBirthDate PatientSex AccessionNumber StudyID"),
     *_rows("keep", ORDER, "ReferringPhysicianName RequestAttributesSequence StudyDescription"),
+    # Retired, and still what many archives know a patient by.
+    *_rows("keep", ORDER, "OtherPatientIDs"),
     *_rows("keep", ORDER, "PatientIdentityRemoved DeidentificationMethod DeidentificationMethodCodeSequence"),
     *_rows("keep", ORDER, "LongitudinalTemporalInformationModified InstitutionName InstitutionAddress"),
     *_rows("keep", "anatomy", "BodyPartExamined AnatomicRegionSequence Laterality ProtocolName"),
@@ -124,15 +126,6 @@ ACTIONS: Final = {row.keyword: row.action for row in TABLE}
 
 
 MUST_STAND: Final = (
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "StudyID",
-    "AccessionNumber",
-    "ReferringPhysicianName",
     "PatientPosition",
     "PositionReferenceIndicator",
     "InstanceNumber",
@@ -140,7 +133,8 @@ MUST_STAND: Final = (
     "KVP",
     "AcquisitionNumber",
 )
-"""Type 2 attributes of the CT Image IOD (PS3.3 A.3.3): where the source lacks one it stands there empty."""
+"""Type 2 attributes of image and series (PS3.3 A.3.3): where the source lacks one it stands there empty. What
+it lacks of patient and study stays away: images of one study must say the same of both."""
 
 
 def is_kept(tag: BaseTag, keep_equipment: bool) -> bool:

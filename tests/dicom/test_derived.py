@@ -417,13 +417,41 @@ def test_type_2_attributes_that_the_source_lacks_stand_there_empty(
     paths = make_series(tmp_path / "source", slices=2)
     for path in paths:
         data = dcmread(path)
-        for keyword in ("AcquisitionNumber", "StudyID", "PositionReferenceIndicator"):
-            if keyword in data:
-                delattr(data, keyword)
+        for keyword in ("AcquisitionNumber", "PatientPosition", "PositionReferenceIndicator"):
+            delattr(data, keyword)
         data.save_as(path)
     for image in write(paths, identity, provenance, tmp_path / "out")[1]:
         assert all(keyword in image for keyword in MUST_STAND)
         assert image.AcquisitionNumber is None
+
+
+def test_a_description_is_cut_at_64_bytes_too(
+    tmp_path: Path, identity: Identity, provenance: Provenance, object_errors: Errors
+) -> None:
+    japanese = ["", "ISO 2022 IR 87"]
+    for number, (terms, described) in enumerate([(japanese, "胸部単純" * 6), ("ISO_IR 192", "Грудь " * 9)]):
+
+        def change(data: Dataset, index: int, terms=terms, described=described) -> None:
+            data.SpecificCharacterSet, data.SeriesDescription = terms, described
+
+        paths = make_series(tmp_path / f"s{number}", slices=1, change=change)
+        (image,) = write(paths, identity, provenance, tmp_path / f"d{number}")[1]
+        assert image.SeriesDescription.startswith(f"AI-DN | {described[:10]}")
+        assert len(raw(tmp_path / f"d{number}" / "00001.dcm", "SeriesDescription")) <= 64
+        assert object_errors(tmp_path / f"d{number}" / "00001.dcm") == Counter()
+
+
+def test_a_description_in_letters_that_the_source_does_not_name_stays_as_it_is(
+    tmp_path: Path, identity: Identity, provenance: Provenance
+) -> None:
+    described = "Łódź Übersicht".encode()
+
+    def change(data: Dataset, index: int) -> None:
+        del data.SpecificCharacterSet
+        data.SeriesDescription = described.decode("latin-1")
+
+    write(make_series(tmp_path / "s", slices=1, change=change), identity, provenance, tmp_path / "d")
+    assert raw(tmp_path / "d" / "00001.dcm", "SeriesDescription").rstrip() == b"AI-DN | " + described
 
 
 @pytest.mark.parametrize("keyword", ["StudyDescription", "Rows"])

@@ -300,7 +300,8 @@ def test_odd_sources(
     assert dcmread(lossy.maps[0]).LossyImageCompression == "01"
     for written in (one, lossy):
         assert_source_is_result_plus_removed(written)
-        assert object_errors(written.maps[0]) == Counter()
+        source = written.sources[0]
+        assert object_errors(written.maps[0]) - object_errors(source) == Counter()
 
 
 def _say_lossy(data: Dataset, index: int) -> None:
@@ -371,8 +372,7 @@ def test_maps_of_real_images(
             continue
         maps += 1
         assert_source_is_result_plus_removed(written)
-        about_patient = [error for error in object_errors(written.maps[0]) if "Module=<Patient>" not in error]
-        assert about_patient == [], source.name
+        assert object_errors(written.maps[0]) - object_errors(source) == Counter(), source.name
     assert maps
 
 
