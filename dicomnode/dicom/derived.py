@@ -46,6 +46,10 @@ __all__ = [
 LONG_STRING: Final = 64
 SHORT_TEXT: Final = 1024
 LARGEST_INTEGER_STRING: Final = 2**31 - 1
+FACES: Final = ("HEAD", "NECK", "BRAIN", "SKULL", "FACE", "SINUS", "ORBIT", "JAW", "WHOLEBODY")
+"""Body parts (PS3.16 annex L) of which an image, or the noise taken from one, may show a face."""
+THIN_MM: Final = 3.0
+"""Slices of a head up to this thickness are said to show a face (0028,0302) where the source says nothing."""
 SOURCE_PURPOSE: Final = ("121322", "DCM", "Source image for image processing operation")
 WARNING: Final = "AI-processed image: noise reduced by a diffusion model. Compare with the original series."
 EQUIPMENT: Final = frozenset(
@@ -131,6 +135,9 @@ def _derive(
         if ACTIONS.get(keyword) not in ("set", "remove-equipment"):
             raise AssertionError(f"{keyword} is written without a row in the attribute policy")
         setattr(image, keyword, value)
+    thin_head = series.slice_thickness_mm <= THIN_MM and is_of_the_head(source)
+    if thin_head and not text(image, "RecognizableVisualFeatures"):
+        image.add_new("RecognizableVisualFeatures", "CS", "YES")
     if series.lossy_ratio is not None:
         _say_lossy(image, series.headers[index], series.lossy_ratio)
     return image
@@ -320,6 +327,12 @@ def _reference(source: Dataset) -> Dataset:
     item.ReferencedSOPClassUID = text(source, "SOPClassUID")
     item.ReferencedSOPInstanceUID = text(source, "SOPInstanceUID")
     return item
+
+
+def is_of_the_head(source: Dataset) -> bool:
+    """Does BodyPartExamined (0018,0015) name a part that may show a face?"""
+    part = text(source, "BodyPartExamined").upper()
+    return any(face in part for face in FACES)
 
 
 def _say_lossy(image: Dataset, origin: Dataset, ratio: float) -> None:

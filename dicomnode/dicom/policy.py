@@ -73,12 +73,9 @@ TABLE: Final[tuple[Row, ...]] = (
     *_rows("keep", "same units, same display", "VOILUTSequence VOILUTFunction RealWorldValueMappingSequence"),
     *_rows("keep", "once lossy, always lossy", "LossyImageCompression LossyImageCompressionRatio"),
     *_rows("keep", "once lossy, always lossy", "LossyImageCompressionMethod"),
-    *_rows(
-        "keep", "true of the derived image too", "BurnedInAnnotation RecognizableVisualFeatures SyntheticData"
-    ),
-    *_rows(
-        "keep", "true of the derived image too", "QualityControlImage ReferencedImageSequence InstanceNumber"
-    ),
+    *_rows("keep", "true of the derived image too", "BurnedInAnnotation SyntheticData QualityControlImage"),
+    *_rows("keep", "true of the derived image too", "ReferencedImageSequence InstanceNumber"),
+    *_rows("keep", "YES where a head in thin slices says nothing of it", "RecognizableVisualFeatures"),
     *_rows("set", "derived, still an axial image, with our own term as value 4", "ImageType"),
     *_rows(
         "set", "new objects under deterministic UIDs", "SOPInstanceUID SeriesInstanceUID InstanceCreatorUID"

@@ -401,6 +401,23 @@ def test_quality_reasons_are_shown_to_the_reader(
     assert "bias in fat 3.1 HU" in str(images[0].ImageComments)
 
 
+@pytest.mark.parametrize(
+    ("part", "thickness_mm", "said", "expected"),
+    [("HEAD", 1, "", "YES"), ("NECK", 3, "NO", "NO"), ("HEAD", 5, "", ""), ("CHEST", 1, "", "")],
+)
+def test_thin_slices_of_a_head_may_show_a_face(
+    tmp_path: Path, identity: Identity, provenance: Provenance, part, thickness_mm, said, expected
+) -> None:
+    def change(data: Dataset, index: int) -> None:
+        data.BodyPartExamined = part
+        if said:
+            data.RecognizableVisualFeatures = said
+
+    paths = make_series(tmp_path / "s", slices=2, slice_thickness_mm=thickness_mm, change=change)
+    _, images = write(paths, identity, provenance, tmp_path / "d")
+    assert {image.get("RecognizableVisualFeatures", "") for image in images} == {expected}
+
+
 def test_the_source_stays_untouched(tmp_path: Path, identity: Identity, provenance: Provenance) -> None:
     paths = make_series(tmp_path / "s")
     before = [path.read_bytes() for path in paths]
