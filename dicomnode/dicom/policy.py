@@ -107,13 +107,21 @@ TABLE: Final[tuple[Row, ...]] = (
     *_rows("remove", STALE, "LargestPixelValueInSeries IconImageSequence DigitalSignaturesSequence"),
     *_rows("remove", STALE, "MACParametersSequence EncryptedAttributesSequence DataSetTrailingPadding"),
     *_rows("remove", STALE, "PixelDataProviderURL ExtendedOffsetTable ExtendedOffsetTableLengths"),
-    *_rows("remove", STALE, "GraphicAnnotationSequence"),
+    *_rows("remove", STALE, "GraphicAnnotationSequence HistogramSequence"),
     *_rows("remove", STATEMENT, "OriginalAttributesSequence InstanceCoercionDateTime SOPInstanceStatus"),
     *_rows("remove", STATEMENT, "SOPAuthorizationDateTime SOPAuthorizationComment QueryRetrieveView"),
     *_rows(
         "remove", STATEMENT, "AuthorizationEquipmentCertificationNumber ConversionSourceAttributesSequence"
     ),
     *_rows("remove", STATEMENT, "RelatedGeneralSOPClassUID OriginalSpecializedSOPClassUID ConversionType"),
+    *_rows(
+        "remove", STATEMENT, "RetrieveAETitle RetrieveURL RetrieveURI InstanceAvailability QueryRetrieveLevel"
+    ),
+    *_rows("remove", STATEMENT, "NumberOfPatientRelatedInstances NumberOfStudyRelatedInstances"),
+    *_rows(
+        "remove", STATEMENT, "NumberOfSeriesRelatedInstances StorageMediaFileSetID StorageMediaFileSetUID"
+    ),
+    *_rows("remove", STATEMENT, "InstanceOriginStatus CreatorVersionUID MultiFrameSourceSOPInstanceUID"),
     *_rows("remove", STATEMENT, "ContributingSourcesSequence HL7StructuredDocumentReferenceSequence"),
     *_rows("remove", "private data are removed", "PrivateDataElementCharacteristicsSequence"),
     *_rows("remove", "a saving that the scanner estimated", "EstimatedDoseSaving"),
