@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
 from dicomnode.dicom.marks import carries_own_marks
-from dicomnode.dicom.values import named, number, tags_of, text, texts
+from dicomnode.dicom.values import items, named, number, tags_of, text, texts
 from dicomnode.errors import (
     AlreadyEnhanced,
     BurnedInText,
@@ -167,6 +167,11 @@ def is_hounsfield(header: Dataset) -> None:
     if unit and unit not in HOUNSFIELD_NAMES:
         raise NotHounsfield(
             f"{label(header)} has RescaleType (0028,1054) {named(header, 'RescaleType', UNITS)}, not HU"
+        )
+    if items(header, "ModalityLUTSequence"):
+        raise NotHounsfield(
+            f"{label(header)} has a Modality LUT Sequence (0028,3000), which a CT image must not have: "
+            "HU could be by that table or by RescaleSlope and RescaleIntercept"
         )
     slope, intercept = number(header, "RescaleSlope"), number(header, "RescaleIntercept")
     if slope is None or intercept is None:

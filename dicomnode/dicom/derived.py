@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.charset import convert_encodings, encode_string
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
@@ -29,7 +30,7 @@ from dicomnode.dicom.provenance import (
     pipeline_digest,
 )
 from dicomnode.dicom.series import CtSeries
-from dicomnode.dicom.values import items, number, text
+from dicomnode.dicom.values import items, number, text, texts
 from dicomnode.dicom.verbatim import copy_elements, decode_header
 
 __all__ = [
@@ -45,6 +46,10 @@ __all__ = [
 LONG_STRING: Final = 64
 SHORT_TEXT: Final = 1024
 LARGEST_INTEGER_STRING: Final = 2**31 - 1
+FACES: Final = ("HEAD", "NECK", "BRAIN", "SKULL", "FACE", "SINUS", "ORBIT", "JAW", "WHOLEBODY")
+"""Body parts (PS3.16 annex L) of which an image, or the noise taken from one, may show a face."""
+THIN_MM: Final = 3.0
+"""Slices of a head up to this thickness are said to show a face (0028,0302) where the source says nothing."""
 SOURCE_PURPOSE: Final = ("121322", "DCM", "Source image for image processing operation")
 WARNING: Final = "AI-processed image: noise reduced by a diffusion model. Compare with the original series."
 EQUIPMENT: Final = frozenset(
@@ -130,6 +135,9 @@ def _derive(
         if ACTIONS.get(keyword) not in ("set", "remove-equipment"):
             raise AssertionError(f"{keyword} is written without a row in the attribute policy")
         setattr(image, keyword, value)
+    thin_head = series.slice_thickness_mm <= THIN_MM and is_of_the_head(source)
+    if thin_head and not text(image, "RecognizableVisualFeatures"):
+        image.add_new("RecognizableVisualFeatures", "CS", "YES")
     if series.lossy_ratio is not None:
         _say_lossy(image, series.headers[index], series.lossy_ratio)
     return image
@@ -226,9 +234,14 @@ def _instance_numbers(series: CtSeries) -> list[int] | None:
 
 
 def _description(source: Dataset, identity: Identity) -> str:
+    """Cut at 64 characters, and at 64 bytes: many readers count these."""
     described = f"{identity.series_description_prefix}{text(source, 'SeriesDescription')}"
-    printable = "".join(one if one.isprintable() and one not in "\\\ufffd" else " " for one in described)
-    return printable[:LONG_STRING].rstrip(" |")
+    # Bytes above 7F stay, also where the source does not say which letters they are.
+    clean = "".join(" " if one < " " or one in "\x7f\\\ufffd" else one for one in described)[:LONG_STRING]
+    encodings = convert_encodings(list(texts(source, "SpecificCharacterSet")) or None)
+    while len(encode_string(clean, encodings)) > LONG_STRING:
+        clean = clean[:-1]
+    return clean.rstrip(" |")
 
 
 def _comment(provenance: Provenance) -> str:
@@ -314,6 +327,12 @@ def _reference(source: Dataset) -> Dataset:
     item.ReferencedSOPClassUID = text(source, "SOPClassUID")
     item.ReferencedSOPInstanceUID = text(source, "SOPInstanceUID")
     return item
+
+
+def is_of_the_head(source: Dataset) -> bool:
+    """Does BodyPartExamined (0018,0015) name a part that may show a face?"""
+    part = text(source, "BodyPartExamined").upper()
+    return any(face in part for face in FACES)
 
 
 def _say_lossy(image: Dataset, origin: Dataset, ratio: float) -> None:

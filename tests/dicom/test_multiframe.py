@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import (
     CTImageStorage,
@@ -187,6 +188,20 @@ def test_what_a_detector_tells_apart_is_one_beam(
     assert dose.kvp == 120.0
     assert dose.ctdivol_mgy == (pytest.approx(CTDIVOL_MGY) if whole else (None,) * 6)
     assert dose.mas == (pytest.approx(MAS) if whole else (None,) * 6)
+
+
+def test_frames_padded_with_ff_are_whole(tmp_path: Path, classic: list[Path]) -> None:
+    """As NEMA's own samples are: JPEG's fill byte makes the length even."""
+
+    def pad(data: Dataset) -> None:
+        frames = generate_frames(data.PixelData, number_of_frames=data.NumberOfFrames)
+        padded = [frame.rstrip(b"\0") for frame in frames]
+        padded = [frame + b"\xff" * (2 - len(frame) % 2) for frame in padded]
+        data.PixelData = encapsulate(padded, fragments_per_frame=2, has_bot=False)
+
+    plain = read_series([make_enhanced(tmp_path / "a.dcm", classic)])
+    odd = make_enhanced(tmp_path / "b.dcm", classic, transfer_syntax=JPEG2000Lossless, change=pad)
+    assert np.array_equal(read_series([odd]).stored, plain.stored)
 
 
 @pytest.mark.parametrize(

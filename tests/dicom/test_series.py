@@ -213,6 +213,7 @@ REFUSED_IN_EVERY_IMAGE = [
     ("not-hounsfield", put(RescaleSlope="-1")),
     ("not-hounsfield", without("RescaleIntercept")),
     ("not-hounsfield", put(ImageType=["DERIVED", "PRIMARY", "AXIAL", "VMI"])),
+    ("not-hounsfield", put(ModalityLUTSequence=[Dataset()])),
     ("burned-in-text", put(BurnedInAnnotation="YES")),
     ("unsupported-geometry", without("ImagePositionPatient")),
     ("unsupported-geometry", without("ImageOrientationPatient")),
