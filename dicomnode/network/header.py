@@ -63,8 +63,8 @@ class RawHeader:
     series_instance_uid: str
     instance_number: int | None
     position_mm: tuple[float, float, float] | None
-    pixels_at: int | None
-    """Where the Pixel Data element begins, counted like the bytes given to `read_header`."""
+    pixels: slice | None
+    """Where the value of Pixel Data lies, counted like the bytes given to `read_header`."""
     frames: int = 1
     part: tuple[int, int] | None = None
 
@@ -86,18 +86,20 @@ def read_header(data: Buffer, transfer_syntax_uid: str, start: int = 0) -> RawHe
     """
     values: dict[int, bytes] = {}
     pixels: _Element | None = None
-    pixels_at = None
+    pixels_in = None
     explicit = transfer_syntax_uid != protocol.IMPLICIT_VR_LITTLE_ENDIAN
     walk = _Walk(data)
     position, end = start, _end_without_zeros(data, start)
     while position < end:
         element = walk.element_at(position, explicit)
         if element.tag == _PIXEL_DATA:
-            pixels, pixels_at = element, position
+            pixels = element
         position = walk.end_of(element, explicit, 0)
+        if element is pixels:
+            pixels_in = slice(element.start, position)
         if element.tag in _WANTED:
             values[element.tag] = data[element.start : position][:_LONGEST_TEXT]
-    header = _header(values, pixels_at)
+    header = _header(values, pixels_in)
     if header.sop_class_uid in protocol.IMAGE_CLASSES:
         _require_pixels(values, pixels, transfer_syntax_uid)
     return header
@@ -201,7 +203,7 @@ def _cut_off() -> InstanceRefused:
 # --- the values -----------------------------------------------------------------------------------
 
 
-def _header(values: dict[int, bytes], pixels_at: int | None) -> RawHeader:
+def _header(values: dict[int, bytes], pixels: slice | None) -> RawHeader:
     return RawHeader(
         sop_class_uid=_uid(values, _SOP_CLASS_UID, "SOP Class UID"),
         sop_instance_uid=_uid(values, _SOP_INSTANCE_UID, "SOP Instance UID"),
@@ -209,7 +211,7 @@ def _header(values: dict[int, bytes], pixels_at: int | None) -> RawHeader:
         series_instance_uid=_uid(values, _SERIES_INSTANCE_UID, "Series Instance UID"),
         instance_number=_integer(values.get(_INSTANCE_NUMBER, b"")),
         position_mm=_position(values.get(_IMAGE_POSITION, b"")),
-        pixels_at=pixels_at,
+        pixels=pixels,
         frames=_frames(values),
         part=_part(values),
     )
