@@ -47,6 +47,7 @@ SHORT_TEXT: Final = 1024
 LARGEST_INTEGER_STRING: Final = 2**31 - 1
 SOURCE_PURPOSE: Final = ("121322", "DCM", "Source image for image processing operation")
 WARNING: Final = "AI-processed image: noise reduced by a diffusion model. Compare with the original series."
+REPLACES: Final = "Replaces an earlier AI-processed series, made before all images had come."
 EQUIPMENT: Final = frozenset(
     {"Manufacturer", "ManufacturerModelName", "DeviceSerialNumber"}
     | {"SoftwareVersions", "StationName", "InstitutionName"}
@@ -153,7 +154,7 @@ def _new_values(
         "InstanceCreatorUID": identity.device_uid,
         "ImageType": ["DERIVED", identity.image_type2, "AXIAL", marks.IMAGE_TYPE_TERM],
         "SeriesNumber": derived_series_number(source, identity, series.stack_number),
-        "SeriesDescription": _description(source, identity),
+        "SeriesDescription": _description(source, identity, provenance),
         "SeriesDate": date,
         "SeriesTime": time,
         "ContentDate": date,
@@ -225,15 +226,22 @@ def _instance_numbers(series: CtSeries) -> list[int] | None:
     return list(range(1, len(numbers) + 1))
 
 
-def _description(source: Dataset, identity: Identity) -> str:
+def _description(source: Dataset, identity: Identity, provenance: Provenance) -> str:
     described = f"{identity.series_description_prefix}{text(source, 'SeriesDescription')}"
     printable = "".join(one if one.isprintable() and one not in "\\\ufffd" else " " for one in described)
-    return printable[:LONG_STRING].rstrip(" |")
+    revised = revision_text(provenance)
+    return printable[: LONG_STRING - len(revised)].rstrip(" |") + revised
+
+
+def revision_text(provenance: Provenance) -> str:
+    """What ends every Series Description of a result that replaces an earlier one, else nothing."""
+    return f" (revision {provenance.revision})" if provenance.revision else ""
 
 
 def _comment(provenance: Provenance) -> str:
     reasons = f" Quality: {'; '.join(provenance.verdict_reasons)}." if provenance.verdict == "label" else ""
-    return plain_text(WARNING + reasons, SHORT_TEXT)
+    replaces = f" {REPLACES}" if provenance.revision else ""
+    return plain_text(WARNING + replaces + reasons, SHORT_TEXT)
 
 
 def _our_equipment(identity: Identity) -> dict[str, object]:
