@@ -142,6 +142,13 @@ def test_a_class_smuggled_into_the_context_of_another_is_refused(node, sender, s
     assert node.files() == []
 
 
+def test_a_class_nobody_knows_is_refused_and_the_next_image_is_taken(node, sender, series):
+    """pynetdicom alone breaks the association off: one broken file, and the rest of a study does not come."""
+    assert sender.send(series[0], sop_class="1.2.3.31").Status == 0x0122
+    assert sender.send(series[1]).Status == 0x0000
+    assert len(filed(node)) == 1
+
+
 def test_a_data_set_of_another_instance_is_refused(node, sender, series):
     assert sender.send(series[0], uid="1.2.3").Status == 0xC006
     assert node.files() == []
