@@ -132,7 +132,7 @@ def status(arguments: argparse.Namespace) -> int:
     print(f"{len(shown)} of {len(jobs)} jobs" + ("" if arguments.all else "; --all shows the done ones too"))
     aside = sum(1 for _ in (spool / "quarantine").glob("*.dcm"))
     if aside:
-        print(f"{aside} instances that contradict what is held: {spool / 'quarantine'}, each with the reason")
+        print(f"{aside} instances put aside, other than held under their UID: {spool / 'quarantine'}")
     return 0
 
 

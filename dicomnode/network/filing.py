@@ -12,7 +12,7 @@ from dicomnode.checked import is_uid
 from dicomnode.errors import InstanceRefused, NetworkError
 from dicomnode.network import part10, protocol
 from dicomnode.network.completeness import Arrival
-from dicomnode.network.header import RawHeader, read_header
+from dicomnode.network.header import RawHeader, read_header, same_values
 
 
 class InstanceStore(Protocol):
@@ -169,7 +169,9 @@ def _difference(held: Path, request: Request, header: RawHeader) -> InstanceRefu
         return "already held in another transfer syntax"
     had, has = before.pixels, header.pixels
     if had and has and memoryview(content)[had] == memoryview(request.data_set)[has]:
-        return "already held with another header"
+        came = request.data_set, request.transfer_syntax_uid, 0
+        same = same_values((content, meta.transfer_syntax_uid, meta.data_set_at), came)
+        return "" if same else "already held with another header"
     return InstanceRefused("already held with other content", protocol.OTHER_CONTENT)
 
 

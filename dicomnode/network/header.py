@@ -5,6 +5,7 @@ without decoding a pixel: every length must fit, sequences and fragments must be
 must be as long as Rows and Columns ask for. What does not add up was cut off on its way and is refused.
 """
 
+import hashlib
 import mmap
 import struct
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ _UNDEFINED: Final = 0xFFFFFFFF
 _ITEM: Final = 0xFFFEE000
 _ITEM_END: Final = 0xFFFEE00D
 _SEQUENCE_END: Final = 0xFFFEE0DD
+_ITEM_BYTES: Final = b"\xfe\xff\x00\xe0"
 _PIXEL_DATA: Final = 0x7FE00010
+_TRAILING_PADDING: Final = 0xFFFCFFFC
 _LONG_VRS: Final = frozenset(
     (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 )
@@ -182,6 +185,75 @@ class _Walk:
         if position > self._size:
             raise _cut_off()
         return position
+
+
+class _Teller(_Walk):
+    """Collects (depth, tag, value) of every element outside Pixel Data, in order; a sequence item by item."""
+
+    def __init__(self, data: Buffer, start: int, explicit: bool) -> None:
+        super().__init__(data)
+        self.told: list[tuple[int, int, bytes]] = []
+        self._tell_all(start, _end_without_zeros(data, start), explicit, 0)
+
+    def _tell_all(self, position: int, end: int, explicit: bool, depth: int) -> int:
+        if depth > _DEEPEST:
+            raise InstanceRefused(f"sequences nested deeper than {_DEEPEST}", protocol.NOT_WHOLE)
+        while position < end:
+            element = self.element_at(position, explicit)
+            if element.tag == _ITEM_END:
+                return element.start
+            position = self._tell(element, explicit, depth)
+        return position
+
+    def _tell(self, element: _Element, explicit: bool, depth: int) -> int:
+        if element.tag == _PIXEL_DATA or element.tag == _TRAILING_PADDING or element.tag & 0xFFFF == 0:
+            return self.end_of(element, explicit, depth)
+        undefined = element.length == _UNDEFINED
+        end = self._size if undefined else self._within(element.start + element.length)
+        if self._holds_items(element):
+            self.told.append((depth, element.tag, b""))
+            return self._tell_items(element.start, end, explicit and element.vr != b"UN", depth + 1)
+        end = self.end_of(element, explicit, depth) if undefined else end
+        value = self._data[element.start : end]
+        long = len(value) > _BLOCK_BYTES  # what is large is not kept twice
+        value = hashlib.sha256(value).digest() if long else value.rstrip(b"\x00 ")
+        self.told.append((depth, element.tag, value))
+        return end
+
+    def _tell_items(self, position: int, end: int, explicit: bool, depth: int) -> int:
+        while position < end:
+            item = self.element_at(position, explicit)
+            if item.tag == _SEQUENCE_END:
+                return item.start
+            if item.tag != _ITEM:
+                raise _cut_off()
+            self.told.append((depth, item.tag, b""))
+            stop = end if item.length == _UNDEFINED else self._within(item.start + item.length)
+            position = self._tell_all(item.start, stop, explicit, depth)
+        return position
+
+    def _holds_items(self, element: _Element) -> bool:
+        """SQ; without a VR, what has no length or begins like an item."""
+        if element.vr in (b"", b"UN"):
+            first = self._data[element.start : element.start + 4]
+            return element.length == _UNDEFINED or (element.length >= 8 and first == _ITEM_BYTES)
+        return element.vr == b"SQ"
+
+
+def same_values(one: tuple[Buffer, str, int], other: tuple[Buffer, str, int]) -> bool:
+    """Whether two data sets, (data, transfer syntax, start) as for `read_header`, hold the same elements.
+
+    Pixel Data apart; lengths, VRs, group lengths and paddings do not count. What cannot be told counts as
+    different.
+    """
+    try:
+        first, second = (
+            _Teller(data, start, syntax != protocol.IMPLICIT_VR_LITTLE_ENDIAN).told
+            for data, syntax, start in (one, other)
+        )
+    except InstanceRefused:
+        return False
+    return first == second
 
 
 def _end_without_zeros(data: Buffer, start: int) -> int:

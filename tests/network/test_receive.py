@@ -195,11 +195,42 @@ def test_a_corrected_header_under_the_same_uid_is_taken_and_put_aside(node, seri
     assert "Corrected" not in caplog.text
 
 
-@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, RLELossless, JPEG2000Lossless])
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
 def test_the_same_image_in_another_encoding_is_no_failure(node, series, tmp_path, syntax):
     """Scanners send Explicit, archives what they keep: a sender stops at the first failure."""
     again = make_series(tmp_path / "again", name="series", slices=1, transfer_syntax=syntax)[0]
     assert sent_again(node, series[0], again, syntax) == 0x0000
+
+
+@pytest.mark.parametrize(
+    "options", [["+ti"], ["+te", "+g"], ["+te", "-e"], ["+ti", "+e"], ["+te", "+p", "64", "64"]]
+)
+def test_the_same_content_with_other_lengths_and_vrs_is_the_same(node, tmp_path, run_dcmtk, options):
+    """As another program writes it: VRs left out, group lengths, sequences of either length, paddings."""
+
+    def add_sequences(data: Dataset, index: int) -> None:
+        inner, outer = Dataset(), Dataset()
+        inner.CodeValue, inner.CodeMeaning = "1", "odd"
+        outer.PurposeOfReferenceCodeSequence = [inner, inner]
+        outer.ReferencedSOPInstanceUID = "1.2.3"
+        data.SourceImageSequence, data.ReferencedImageSequence = [outer, outer], []
+        data.add_new(0x00091001, "UN", b"some ")
+        data.add_new(0x00090010, "LO", "SOMEONE")
+
+    first = make_series(tmp_path / "with", slices=1, change=add_sequences)[0]
+    again = tmp_path / "again.dcm"
+    assert run_dcmtk("dcmconv", *options, first, again).returncode == 0
+    syntax = str(part10.read_meta(again).transfer_syntax_uid)
+    data = again.read_bytes()[part10.read_meta(again).data_set_at :]
+    assert data != data_set_of(first)
+    assert Sender(node).send(first).Status == 0x0000
+    assert Sender(node, syntax).send(again, data=data).Status == 0x0000
+    assert [(one.new, one.aside) for one in node.received] == [(True, ""), (False, "")]
+    assert not list(node.spool.quarantined.iterdir())
+    changed = data.replace(b"odd\x20", b"even").replace(b"odd\x00", b"even")
+    assert changed != data, "a value in a sequence in a sequence"
+    assert Sender(node, syntax).send(again, data=changed).Status == 0x0000
+    assert "another header" in node.received[-1].aside
 
 
 def test_other_pixels_in_another_uncompressed_syntax_are_refused(node, series, tmp_path):
