@@ -135,14 +135,18 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """Print one line a job, oldest first."""
+    """Print one line a job, oldest first, and how much was put aside."""
     from dicomnode.journey.job import read_jobs
 
-    jobs = read_jobs(_spool_that_is_there(load_settings(arguments.config)))
+    spool = _spool_that_is_there(load_settings(arguments.config))
+    jobs = read_jobs(spool)
     shown = [job for job in jobs if arguments.all or job.status not in ("done", "ignored", "superseded")]
     for job in shown:
         print(_line(job))
     print(f"{len(shown)} of {len(jobs)} jobs" + ("" if arguments.all else "; --all shows the done ones too"))
+    aside = sum(1 for _ in (spool / "quarantine").glob("*.dcm"))
+    if aside:
+        print(f"{aside} instances put aside, other than held under their UID: {spool / 'quarantine'}")
     return 0
 
 
@@ -278,7 +282,8 @@ def _line(job: "Job") -> str:
     if job.total:
         where += f" {job.part or ''} {job.done}/{job.total}"
     peers = ", ".join(f"{peer.name} {peer.state} {peer.sent}/{peer.total}" for peer in job.destinations)
-    told = " ".join(part for part in (job.rule, job.reason, job.dose_remark) if part)
+    revision = f"revision {job.generation}" if job.generation else ""
+    told = " ".join(part for part in (revision, job.rule, job.reason, job.dose_remark) if part)
     return f"{job.job_id}  {job.status:<11} {where:<28} {job.instances:>4} images  {peers}  {told}".rstrip()
 
 

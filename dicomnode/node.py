@@ -271,6 +271,9 @@ class _Desk:
             study_uid = received.study_instance_uid
             self.journey.report_came(study_uid, received.sop_instance_uid, received.path)
             return
+        if received.sop_class_uid not in protocol.IMAGE_CLASSES:
+            log.info("kept beside the images, no CT: an object of series %s", protocol.short(series_uid))
+            return
         if series_uid not in self._watched:
             if not received.new and self._taken(series_uid, received.path.name):
                 return
@@ -310,7 +313,7 @@ class _Desk:
         return any(name in order.files for order in self.journey.book.latest(key(series_uid)))
 
     def _read(self, paths: Iterable[Path], at_seconds: float) -> Iterator[tuple[str, str, Arrival]]:
-        """(study UID, series UID, arrival) of each image that can be read; dose reports are noted."""
+        """(study UID, series UID, arrival) of each CT image that can be read; dose reports are noted."""
         for path in paths:
             try:
                 content = path.read_bytes()
@@ -321,6 +324,6 @@ class _Desk:
                 continue
             if meta.sop_class_uid in protocol.DOSE_REPORT_CLASSES:
                 self.journey.reports.add(header.study_instance_uid, header.sop_instance_uid, path)
-            else:
+            elif meta.sop_class_uid in protocol.IMAGE_CLASSES:
                 arrival = arrival_of(header, at_seconds)
                 yield header.study_instance_uid, header.series_instance_uid, arrival

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydicom.dataset import Dataset
 
 from dicomnode.__main__ import main
 from dicomnode.engines.catalog import load_engine
@@ -117,6 +118,11 @@ def test_status_tells_a_spool_that_is_not_there(tmp_path: Path, capsys: pytest.C
     assert told.out == ""
 
 
+def moved_table(data: Dataset, index: int) -> None:
+    """The same UIDs at another place."""
+    data.InstanceNumber = index + 50
+
+
 @pytest.mark.slow
 def test_served_from_the_command_line_and_asked_about_from_beside_it(
     tmp_path: Path, pacs: Pacs, capsys: pytest.CaptureFixture[str]
@@ -136,6 +142,11 @@ def test_served_from_the_command_line_and_asked_about_from_beside_it(
         send_to(port, low_dose_series(tmp_path / "in"))
         wait_until(lambda: "pacs0 delivered 6/6" in told("--all") and "gap-in-series" in told(), told=told)
         assert "delivered" not in told()
+        assert "put aside" not in told()
+        other = low_dose_series(tmp_path / "other", name="in", change=moved_table)
+        assert send_to(port, other).refused
+        wait_until(lambda: "1 instances put aside" in told(), told=told)
+        assert str(settings.node.spool / "quarantine") in told()
         job_id = told().split()[0]
         assert main(["retry", "--config", config, job_id]) == 0
         wait_until(lambda: not list((tmp_path / "spool" / "requests").iterdir()))

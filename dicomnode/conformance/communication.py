@@ -223,8 +223,8 @@ def _acceptance(settings: Settings) -> Section:
                 rows,
             ),
             "All other SOP classes and transfer syntaxes are refused, among them Deflated Explicit VR Little "
-            "Endian and every lossy syntax. An association of which no context is "
-            "accepted is still accepted. A message on a context that was not accepted ends the "
+            "Endian and, for CT, every lossy syntax. An association of which no "
+            "context is accepted is still accepted. A message on a context that was not accepted ends the "
             "association by A-ABORT.",
         ),
     )

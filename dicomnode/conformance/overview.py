@@ -74,7 +74,9 @@ def _use(uid: str) -> str:
         return "kept, not enhanced (rule `not-ct` of 5.6)"
     if uid in protocol.DOSE_REPORT_CLASSES:
         return "kept, and read for the dose of the series of its study"
-    return "kept, not enhanced: a document"
+    if uid in protocol.COMPANION_IMAGE_CLASSES:
+        return "kept, not enhanced, no job: a picture"
+    return "kept, not enhanced, no job: a document"
 
 
 def _services(settings: Settings) -> Table:

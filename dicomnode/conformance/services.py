@@ -130,8 +130,10 @@ def _storage_scp() -> Section:
             "changed.",
             "This node is no archive: nothing can be queried or retrieved. It deletes nothing it has "
             "received; how long the spool keeps it is for the operator to decide.",
-            "The same bytes under the same UID may be sent any number of times. Other content under a UID "
-            "that is held is refused and quarantined (7.3.2).",
+            "The same image under the same UID may be sent any number of times, also in another lossless "
+            "transfer syntax or with a corrected header: the first stays as it is and is what results are "
+            "made from, the other is put into quarantine. Other pixels, or another place, under a UID that "
+            "is held are refused and quarantined (7.3.2).",
             f"Enhanced: {', '.join(enhanced)}. Everything else is kept only.",
         ),
     )

@@ -52,6 +52,7 @@ THIN_MM: Final = 3.0
 """Slices of a head up to this thickness are said to show a face (0028,0302) where the source says nothing."""
 SOURCE_PURPOSE: Final = ("121322", "DCM", "Source image for image processing operation")
 WARNING: Final = "AI-processed image: noise reduced by a diffusion model. Compare with the original series."
+REPLACES: Final = "Replaces an earlier AI-processed series, made before all images had come."
 EQUIPMENT: Final = frozenset(
     {"Manufacturer", "ManufacturerModelName", "DeviceSerialNumber"}
     | {"SoftwareVersions", "StationName", "InstitutionName"}
@@ -161,7 +162,7 @@ def _new_values(
         "InstanceCreatorUID": identity.device_uid,
         "ImageType": ["DERIVED", identity.image_type2, "AXIAL", marks.IMAGE_TYPE_TERM],
         "SeriesNumber": derived_series_number(source, identity, series.stack_number),
-        "SeriesDescription": _description(source, identity),
+        "SeriesDescription": _description(source, identity, provenance),
         "SeriesDate": date,
         "SeriesTime": time,
         "ContentDate": date,
@@ -233,20 +234,28 @@ def _instance_numbers(series: CtSeries) -> list[int] | None:
     return list(range(1, len(numbers) + 1))
 
 
-def _description(source: Dataset, identity: Identity) -> str:
-    """Cut at 64 characters, and at 64 bytes: many readers count these."""
+def _description(source: Dataset, identity: Identity, provenance: Provenance) -> str:
+    """Cut at 64 characters, and at 64 bytes: many readers count these. A revision is said at the end."""
     described = f"{identity.series_description_prefix}{text(source, 'SeriesDescription')}"
+    revised = revision_text(provenance)
     # Bytes above 7F stay, also where the source does not say which letters they are.
-    clean = "".join(" " if one < " " or one in "\x7f\\\ufffd" else one for one in described)[:LONG_STRING]
+    clean = "".join(" " if one < " " or one in "\x7f\\\ufffd" else one for one in described)
+    clean = clean[: LONG_STRING - len(revised)]
     encodings = convert_encodings(list(texts(source, "SpecificCharacterSet")) or None)
-    while len(encode_string(clean, encodings)) > LONG_STRING:
+    while len(encode_string(clean, encodings)) > LONG_STRING - len(revised):
         clean = clean[:-1]
-    return clean.rstrip(" |")
+    return clean.rstrip(" |") + revised
+
+
+def revision_text(provenance: Provenance) -> str:
+    """What ends every Series Description of a result that replaces an earlier one, else nothing."""
+    return f" (revision {provenance.revision})" if provenance.revision else ""
 
 
 def _comment(provenance: Provenance) -> str:
     reasons = f" Quality: {'; '.join(provenance.verdict_reasons)}." if provenance.verdict == "label" else ""
-    return plain_text(WARNING + reasons, SHORT_TEXT)
+    replaces = f" {REPLACES}" if provenance.revision else ""
+    return plain_text(WARNING + replaces + reasons, SHORT_TEXT)
 
 
 def _our_equipment(identity: Identity) -> dict[str, object]:

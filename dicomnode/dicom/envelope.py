@@ -24,6 +24,7 @@ from dicomnode.dicom.derived import (
     derived_series_number,
     local_moment,
     plain_text,
+    revision_text,
 )
 from dicomnode.dicom.marks import PRIVATE_SCHEME
 from dicomnode.dicom.parsing import read_meta
@@ -122,7 +123,8 @@ class Envelope:
             "device_serial_number": identity.device_uid[:LONG_STRING],
             "content_qualification": identity.content_qualification,
             "series_description": plain_text(
-                f"{identity.series_description_prefix}{description}", LONG_STRING
+                f"{identity.series_description_prefix}{description}{revision_text(self.provenance)}",
+                LONG_STRING,
             ),
             "series_date": moment.date(),
             "series_time": time,

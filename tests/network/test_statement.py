@@ -117,8 +117,8 @@ def test_every_status_of_the_table_can_be_provoked_and_no_other_comes(
     data = data_set_of(path)
     came = [sender.send(path)]
 
-    def rename(header: Dataset, index: int) -> None:
-        header.PatientName = "Corrected^Name"
+    def move(header: Dataset, index: int) -> None:
+        header.InstanceNumber = 77
 
     def to_mr(header: Dataset, index: int) -> None:
         header.SOPClassUID = MRImageStorage
@@ -128,14 +128,14 @@ def test_every_status_of_the_table_can_be_provoked_and_no_other_comes(
         del header.StudyInstanceUID
 
     nameless = make_series(tmp_path / "nameless", slices=1, change=take_study)[0]
-    corrected = make_series(tmp_path / "again", name="series", slices=1, change=rename)[0]
+    moved = make_series(tmp_path / "again", name="series", slices=1, change=move)[0]
     as_mr = make_series(tmp_path / "mr", slices=1, change=to_mr)[0]
     implicit = make_series(
         tmp_path / "implicit", name="series", slices=1, transfer_syntax=ImplicitVRLittleEndian
     )[0]
     came += [
         sender.send(path, data=data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]),
-        sender.send(corrected),
+        sender.send(moved),
         Sender(node, ImplicitVRLittleEndian).send(implicit),
         sender.send(path, uid="../../etc/x"),
         sender.send(path, uid="1.2.3"),
