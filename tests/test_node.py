@@ -145,7 +145,7 @@ def test_served_from_the_command_line_and_asked_about_from_beside_it(
         assert "put aside" not in told()
         other = low_dose_series(tmp_path / "other", name="in", change=moved_table)
         assert send_to(port, other).refused
-        wait_until(lambda: "1 instances put aside" in told(), told=told)
+        wait_until(lambda: "5 instances put aside" in told(), told=told)
         assert str(settings.node.spool / "quarantine") in told()
         job_id = told().split()[0]
         assert main(["retry", "--config", config, job_id]) == 0
