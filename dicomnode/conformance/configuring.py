@@ -27,7 +27,7 @@ def configuration(settings: Settings) -> Section:
                 "Configuration of DIMSE services",
                 (
                     "Local AE title, host and port: `node`. Remote ones: `callers` (who may send), "
-                    "`destinations` (who is sent to) and `sources` (who is asked for dose reports). SOP "
+                    "`destinations` (who is sent to) and `sources` (who is asked for counts and dose reports). SOP "
                     "classes and transfer syntaxes are not configurable, except that a destination chooses "
                     "what it gets.",
                 ),

@@ -20,7 +20,7 @@ from dicomnode.conformance import statement
 from dicomnode.conformance.facts import sent_to
 from dicomnode.conformance.specimen import make_specimen
 from dicomnode.network import protocol
-from dicomnode.network.query import QUERY_CLASSES, fetch_dose_reports
+from dicomnode.network.query import QUERY_CLASSES, fetch_dose_reports, series_related_instances
 from dicomnode.network.send import send_files
 from dicomnode.settings import Destination, Settings, Source
 from tests.makers import make_series
@@ -210,9 +210,10 @@ def test_what_is_proposed_to_a_source_is_what_the_table_says(tmp_path: Path) -> 
     text = statement(Settings(sources=(source,)))
     try:
         fetch_dose_reports(source, NODE, "1.2.3", lambda request: None)
+        assert series_related_instances(source, NODE, "1.2.3", "1.2.3.4") is None
     finally:
         server.shutdown()
-    (event,) = asked
+    event, _ = asked
     requestor = event.assoc.requestor
     told = table(text, "Proposed presentation contexts")
     assert {(row[0], row[3], row[4].split("`")[-1]) for row in told} == {
@@ -226,7 +227,9 @@ def test_what_is_proposed_to_a_source_is_what_the_table_says(tmp_path: Path) -> 
     assert items["SCP/SCU Role Selection"] != "no"
     longest = {row[0]: row[1] for row in table(text, "Association parameters")}
     assert longest["Maximum PDU size received, as initiator"] == f"{requestor.maximum_length} bytes"
-    assert {row[1] for row in table(text, "Keys of C-FIND")} == {element.keyword for element in keys[0]}
+    for title, sent in zip(("dose reports", "the number of images"), keys, strict=True):
+        rows = table(text, f"Keys of C-FIND for {title}")
+        assert {row[1] for row in rows} == {element.keyword for element in sent}
     assert [row[1:3] for row in table(text, "Ports") if row[0] == "archive"] == [["out", str(source.port)]]
 
 
