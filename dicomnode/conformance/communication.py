@@ -179,7 +179,8 @@ def _initiation(settings: Settings) -> Section:
             "`dicomnode echo` and `dicomnode send`. It proposes the contexts that its objects need and no "
             "other, to destinations one transfer syntax a context. Each kind of object is sent on "
             "associations of its own; a source is asked for dose reports on one association with all its "
-            f"contexts. Calling AE title is {code(settings.node.ae_title)}.",
+            "contexts, for a number of images with that of Study Root C-FIND alone. "
+            f"Calling AE title is {code(settings.node.ae_title)}.",
             table(
                 "Proposed presentation contexts",
                 "Peer | For | SOP Class | SOP Class UID | Transfer syntax | Role",

@@ -27,8 +27,8 @@ def configuration(settings: Settings) -> Section:
                 "Configuration of DIMSE services",
                 (
                     "Local AE title, host and port: `node`. Remote ones: `callers` (who may send), "
-                    "`destinations` (who is sent to) and `sources` (who is asked for counts and dose reports). SOP "
-                    "classes and transfer syntaxes are not configurable, except that a destination chooses "
+                    "`destinations` (who is sent to) and `sources` (who is asked). SOP classes and transfer "
+                    "syntaxes are not configurable, except that a destination chooses "
                     "what it gets.",
                 ),
             ),
