@@ -237,6 +237,7 @@ def test_the_zoo(shared_data: Path, tmp_path: Path, identity: Identity, provenan
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_real_series(shared_data: Path, tmp_path: Path, identity: Identity, provenance: Provenance) -> None:
     files = (path for kind in ("ct", "pairs") for path in (shared_data / kind).rglob("*.dcm"))
     check(judged(by_series(shared_data, files), identity, provenance, tmp_path), 10)
