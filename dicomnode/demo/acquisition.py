@@ -228,7 +228,7 @@ def _reference(series: CtSeries, paths: Sequence[Path], fraction: float) -> Dose
     dose = read_dose([dcmread(path, stop_before_pixels=True) for path in paths])
     table = DoseReference()
     shares: dict[str, list[float]] = defaultdict(list)
-    for body, ctdivol in zip(bodies(series, dose), dose.ctdivol_mgy, strict=True):
+    for body, ctdivol in zip(bodies(series, dose, table), dose.ctdivol_mgy, strict=True):
         if ctdivol is not None:
             told = on_body_phantom(ctdivol, dose.phantom_cm, body.diameter_mm) / fraction
             row = table.row(body.region)

@@ -81,12 +81,16 @@ class StartStep:
     verdict: "Verdict" = "agree"
 
 
-Verdict = Literal["agree", "warn", "noisier", "cleaner", "iterative", "tags alone", "noise alone"]
+Verdict = Literal[
+    "agree", "warn", "noisier", "cleaner", "iterative", "cut off", "sharp", "tags alone", "noise alone"
+]
 """`agree` and `warn`: within a factor 1.5 and 2.5, both count.
 `noisier` than the tags by more: the noise wins (simulated low dose, wrong phantom, mAs of one thin slice).
 `cleaner` by more: the noise wins, so the strength is less (already denoised, averaged slices).
 `iterative`: known to be reconstructed iteratively, and cleaner at all: the noise wins, because only the noise
-that is left can be removed."""
+that is left can be removed.
+`cut off`, `sharp`: noisier than the tags, but the patient goes on beyond the image and his size is unknown,
+or the kernel lifts noise: what it says is only the least that the dose can be, and the tags decide."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,8 @@ class SliceFacts:
 
     `ctdivol_mgy` and `normal_ctdivol_mgy`, what a normal dose would be for this patient, refer to the 32 cm
     phantom; their ratio is the dose fraction. `noise_hu` and `texture` as in `physics.noise.NoiseReading`.
-    `iterative`: not plain filtered back-projection. `region`, `region_by` and `flags` are for the record:
+    `iterative`: not plain filtered back-projection. `overstated`: why the noise may tell too low a dose, if
+    anything does. `region`, `region_by` and `flags` are for the record:
     which row of the reference table applied, what named it, and what is odd about the size.
     """
 
@@ -107,6 +112,7 @@ class SliceFacts:
     noise_hu: float | None
     texture: float | None
     iterative: bool = False
+    overstated: Literal["", "cut off", "sharp"] = ""
     region: str = ""
     region_by: str = ""
     flags: tuple[str, ...] = ()
@@ -127,7 +133,7 @@ def match(facts: SliceFacts, schedule: PhotonSchedule) -> StartStep:
     """
     tags, noise = _photons_by_tags(facts), _photons_by_noise(facts)
     log_ratio = math.log(tags / noise) if tags is not None and noise is not None else None
-    photons, decided_by, verdict = _decide(tags, noise, facts.iterative)
+    photons, decided_by, verdict = _decide(tags, noise, facts)
     normal = photons_from_dose(facts.normal_ctdivol_mgy, facts.thickness_mm)
     fraction = min(max(photons / normal, LEAST_FRACTION), 1.0)
     # the schedule counts from normal dose, whatever the thickness: k* depends on the fraction alone
@@ -153,12 +159,16 @@ _SENTENCES: dict[Verdict, str] = {
     "strength lowered to what fits the noise",
     "iterative": "noise won in {slices}: reconstructed iteratively, cleaner than the tags say by a factor "
     "{factor} in dose, strength lowered to what fits the noise",
+    "cut off": "tags decided in {slices}: noisier than they say by a factor {factor} in dose, but the "
+    "patient goes on beyond the image and his size is unknown",
+    "sharp": "tags decided in {slices}: noisier than they say by a factor {factor} in dose, as a kernel that "
+    "lifts edges is",
     "tags alone": "tags decided in {slices}: no noise could be measured, or none that tells a dose",
     "noise alone": "noise decided in {slices}: the tags tell no dose",
 }
 
 
-def _decide(tags: float | None, noise: float | None, iterative: bool) -> tuple[float, str, Verdict]:
+def _decide(tags: float | None, noise: float | None, facts: SliceFacts) -> tuple[float, str, Verdict]:
     """Photons, who decided, and how tags and noise compare."""
     if tags is None and noise is None:
         raise DoseUnknown(
@@ -167,8 +177,10 @@ def _decide(tags: float | None, noise: float | None, iterative: bool) -> tuple[f
     if tags is None or noise is None:
         return (tags, "tags", "tags alone") if tags is not None else (noise or 0.0, "noise", "noise alone")
     log_ratio = math.log(tags / noise)
-    if iterative and log_ratio < 0.0:
+    if facts.iterative and log_ratio < 0.0:
         return noise, "noise", "iterative"
+    if facts.overstated and log_ratio > 0.0:
+        return tags, "tags", facts.overstated
     if abs(log_ratio) < DISAGREE:
         return math.sqrt(tags * noise), "both", "agree" if abs(log_ratio) < AGREE else "warn"
     return noise, "noise", "noisier" if log_ratio > 0 else "cleaner"

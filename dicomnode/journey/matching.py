@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pydicom.dataset import Dataset
+
 from dicomnode.dicom.dose import SSDE_DIAMETER_MM, DoseReading, ssde_mgy
 from dicomnode.dicom.region import stated_diameter_mm, stated_region
 from dicomnode.dicom.series import CtSeries
@@ -17,6 +19,7 @@ from dicomnode.physics.noise import measure_noise_along
 from dicomnode.physics.size import SliceSize, measure_sizes
 from dicomnode.settings import Dose
 
+ASSUMED = "DIAMETER_OF_REFERENCE"
 SIZE_TOLERANCE = 0.1
 """How far WaterEquivalentDiameter may be from the measured one before that is recorded."""
 
@@ -26,7 +29,8 @@ class SliceBody:
     """The patient in one slice: region and water-equivalent diameter, and what they are known from.
 
     `region_by`: `image`, `tags`, `guess` (by size alone), `phantom` (of CTDIvol) or `default`. `flags`:
-    FOV_TRUNCATED, DIAMETER_OF_NEIGHBOURS, DIAMETER_TAG_DISAGREES.
+    FOV_TRUNCATED, and DIAMETER_OF_NEIGHBOURS, DIAMETER_FROM_TAG or DIAMETER_OF_REFERENCE where the diameter
+    is not the lower bound that the image gives; DIAMETER_TAG_DISAGREES.
     """
 
     region: Region
@@ -58,8 +62,11 @@ def slice_facts(series: CtSeries, dose: DoseReading, reference: DoseReference) -
             region=body.region,
             region_by=body.region_by,
             flags=body.flags,
+            overstated="cut off" if ASSUMED in body.flags else "",
         )
-        for body, ctdivol, reading in zip(bodies(series, dose), dose.ctdivol_mgy, noise, strict=True)
+        for body, ctdivol, reading in zip(
+            bodies(series, dose, reference), dose.ctdivol_mgy, noise, strict=True
+        )
     )
 
 
@@ -72,20 +79,39 @@ def match_all(facts: Sequence[SliceFacts], dose: Dose, engine: NeedEngine) -> li
     return [engine.match(one) for one in facts]
 
 
-def bodies(series: CtSeries, dose: DoseReading) -> tuple[SliceBody, ...]:
+def bodies(series: CtSeries, dose: DoseReading, reference: DoseReference) -> tuple[SliceBody, ...]:
     """Region and size of every slice: from the image, and from the header what the image leaves open."""
     pixel_mm = series.pixel_spacing_mm[0]
     sizes = measure_sizes(series.hounsfield, pixel_mm, series.slice_spacing_mm, series.padding)
-    seen = look_at(series.hounsfield, pixel_mm, [size.diameter_mm for size in sizes])
-    regions, clear = regions_along(seen, series.slice_spacing_mm)
-    stated = [stated_region(header) for header in series.headers]
-    told = [stated_diameter_mm(header) for header in series.headers]
-    return tuple(
-        SliceBody(
-            *_region(seen_region, clear, tag, dose.phantom_cm), size.diameter_mm, _flags(size, diameter)
-        )
-        for seen_region, tag, size, diameter in zip(regions, stated, sizes, told, strict=True)
+    seen = look_at(
+        series.hounsfield,
+        pixel_mm,
+        [size.diameter_mm for size in sizes],
+        [size.source == "unknown" for size in sizes],
     )
+    regions, clear = regions_along(seen, series.slice_spacing_mm)
+    return tuple(
+        _body(size, _region(region, clear, stated_region(header), dose.phantom_cm), header, reference)
+        for region, size, header in zip(regions, sizes, series.headers, strict=True)
+    )
+
+
+def _body(
+    size: SliceSize, region: tuple[Region, str], header: Dataset, reference: DoseReference
+) -> SliceBody:
+    """A slice cut off by the field of view takes the scanner's own diameter, which is from the localizer.
+
+    Without it, and with most of the patient beyond the image, he counts as one of the reference size.
+    """
+    told_mm, diameter_mm, flags = stated_diameter_mm(header), size.diameter_mm, _flags(size)
+    if size.source in ("lower-bound", "unknown") and told_mm is not None and told_mm > diameter_mm:
+        return SliceBody(*region, told_mm, (*flags, "DIAMETER_FROM_TAG"))
+    if size.source == "unknown":
+        diameter_mm = max(diameter_mm, reference.row(region[0]).diameter_mm)
+        return SliceBody(*region, diameter_mm, (*flags, ASSUMED))
+    if told_mm is not None and abs(told_mm - diameter_mm) > SIZE_TOLERANCE * told_mm:
+        flags = (*flags, "DIAMETER_TAG_DISAGREES")
+    return SliceBody(*region, diameter_mm, flags)
 
 
 def _region(
@@ -102,14 +128,10 @@ def _region(
     return "abdomen-pelvis", "default"
 
 
-def _flags(size: SliceSize, told_mm: float | None) -> tuple[str, ...]:
-    cut = {
-        "measured": (),
-        "lower-bound": ("FOV_TRUNCATED",),
-        "neighbours": ("FOV_TRUNCATED", "DIAMETER_OF_NEIGHBOURS"),
-    }
-    apart = told_mm is not None and abs(told_mm - size.diameter_mm) > SIZE_TOLERANCE * told_mm
-    return (*cut[size.source], *(("DIAMETER_TAG_DISAGREES",) if apart else ()))
+def _flags(size: SliceSize) -> tuple[str, ...]:
+    if size.source == "neighbours":
+        return ("FOV_TRUNCATED", "DIAMETER_OF_NEIGHBOURS")
+    return () if size.source == "measured" else ("FOV_TRUNCATED",)
 
 
 # --- doses in one currency -----------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Dose against the reference table: the fraction is SSDE over SSDE_ref, whichever phantom tells it."""
 
+import copy
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from dicomnode.dicom.dose import DoseReading, read_dose, ssde_mgy
 from dicomnode.dicom.series import CtSeries, read_series
@@ -126,16 +128,16 @@ def test_what_the_image_leaves_open(
     for header in source.headers:
         header.BodyPartExamined = tag
         header.SeriesDescription = ""
-    found = bodies(source, dose(source, 5.0, phantom_cm))
+    found = bodies(source, dose(source, 5.0, phantom_cm), TABLE)
     assert {(one.region, one.region_by) for one in found} == {expected}
 
 
 def test_the_diameter_tag_is_a_check_not_the_truth(series: CtSeries) -> None:
     reading = dose(series, 5.0, 32)
-    plain = bodies(series, reading)
+    plain = bodies(series, reading, TABLE)
     series.headers[0].WaterEquivalentDiameter = plain[0].diameter_mm * 1.05
     series.headers[1].WaterEquivalentDiameter = plain[1].diameter_mm * 1.3
-    checked = bodies(series, reading)
+    checked = bodies(series, reading, TABLE)
     assert [one.diameter_mm for one in checked] == [one.diameter_mm for one in plain]
     assert ["DIAMETER_TAG_DISAGREES" in one.flags for one in checked] == [False, True, False, False]
 
@@ -152,6 +154,63 @@ def test_iterative_reconstruction_reaches_the_gate(series: CtSeries) -> None:
     flagged = dose(series, 5.0, 32, ("ITERATIVE_RECONSTRUCTION",))
     assert all(one.iterative for one in slice_facts(series, flagged, TABLE))
     assert not any(one.iterative for one in slice_facts(series, dose(series, 5.0, 32), TABLE))
+
+
+# --- cut off by the field of view --------------------------------------------------------------------
+
+
+def to_field(series: CtSeries, field_mm: float, side: int = 512) -> CtSeries:
+    """The middle of the first slice, as a targeted reconstruction of this field shows it."""
+    image, pixel_mm = series.hounsfield[0], series.pixel_spacing_mm[0]
+    header = copy.deepcopy(series.headers[0])
+    header.pop("WaterEquivalentDiameter", None)
+    at = (np.arange(side) - (side - 1) / 2) * field_mm / side / pixel_mm + (image.shape[0] - 1) / 2
+    shown = ndimage.map_coordinates(image, np.meshgrid(at, at, indexing="ij"), order=3, mode="nearest")
+    return replace(
+        series,
+        hounsfield=shown[None].astype(np.float32),
+        pixel_spacing_mm=(field_mm / side,) * 2,
+        padding=None,
+        headers=(header,),
+    )
+
+
+def test_a_patient_cut_off_counts_as_one_of_the_reference_size(series: CtSeries) -> None:
+    one = replace(dose(series, 9.0, 32), ctdivol_mgy=(9.0,))
+    small = to_field(series, 150.0)
+    (facts,) = slice_facts(small, one, TABLE)
+    assert (facts.region, facts.region_by) == ("chest", "tags")
+    assert facts.diameter_mm == TABLE.row("chest").diameter_mm
+    assert facts.flags == ("FOV_TRUNCATED", "DIAMETER_OF_REFERENCE")
+    assert facts.overstated == "cut off"
+    assert facts.normal_ctdivol_mgy == pytest.approx(TABLE.row("chest").ctdivol_mgy)
+
+
+def test_the_scanner_knows_what_is_beyond_the_field(series: CtSeries) -> None:
+    """WaterEquivalentDiameter is from the localizer, which shows all of the patient."""
+    small = to_field(series, 150.0)
+    header = copy.deepcopy(small.headers[0])
+    header.WaterEquivalentDiameter = 310.0
+    (body,) = bodies(replace(small, headers=(header,)), dose(small, 9.0, 32), TABLE)
+    assert body.diameter_mm == 310.0
+    assert body.flags == ("FOV_TRUNCATED", "DIAMETER_FROM_TAG")
+    header.WaterEquivalentDiameter = 100.0
+    (body,) = bodies(replace(small, headers=(header,)), dose(small, 9.0, 32), TABLE)
+    assert "DIAMETER_FROM_TAG" not in body.flags
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("field_mm", [140.0, 180.0, 220.0])
+def test_a_full_dose_spine_is_no_low_dose_head(shared_data: Path, field_mm: float) -> None:
+    """Full-dose slices at their normal field and at that of a spine: the same dose, the same step."""
+    for path in sorted((shared_data / "pairs" / "mayo").rglob("*full.dcm"))[::3]:
+        whole = read_series([path])
+        start, spine = (
+            match(slice_facts(one, read_dose(one.headers), TABLE)[0], PhotonSchedule())
+            for one in (whole, to_field(whole, field_mm))
+        )
+        assert spine.decided_by in ("tags", "both")
+        assert abs(spine.step - start.step) <= 1
 
 
 # --- real quarter doses --------------------------------------------------------------------------------
