@@ -16,7 +16,7 @@ from rich.progress import track
 from rich.table import Table
 
 from dicomnode.dicom.admission import admit
-from dicomnode.dicom.dose import DoseReading, read_dose, ssde_mgy
+from dicomnode.dicom.dose import DoseReading, read_dose
 from dicomnode.dicom.dose_report import DOSE_REPORT_CLASSES, DoseEvent, DoseReport, merged, read_dose_report
 from dicomnode.dicom.series import CtSeries, read_headers, read_series
 from dicomnode.dicom.stacks import Stack, sort_into_stacks
@@ -27,12 +27,14 @@ from dicomnode.engines.start_step import SliceFacts, StartStep, told
 from dicomnode.errors import (
     DicomnodeError,
     DoseUnknown,
+    GapInSeries,
     InstanceRefused,
     NetworkError,
     NotADoseReport,
     SeriesRefused,
+    UnevenSpacing,
 )
-from dicomnode.journey.matching import match_all, regions_told, slice_facts
+from dicomnode.journey.matching import match_all, mean_ssde_mgy, regions_told, slice_facts
 from dicomnode.network import part10
 from dicomnode.network.header import read_header
 from dicomnode.settings import Dose, EngineSettings, load_settings
@@ -48,8 +50,9 @@ class NothingToInspect(DicomnodeError):
 class DoseFinding:
     """The dose of a stack: what is told, on which phantom, by what; means over the slices, then the vectors.
 
-    `ssde_mgy` after AAPM 220. `fraction` of normal dose is what the start step follows from (median);
-    `decided_by` says whether header, image noise or both were believed, `told` says it in a sentence.
+    `ssde_mgy` after AAPM 204, 220 and, for heads, 293. `fraction` of normal dose (median); what tags and
+    noise alone say is beside it. `decided_by` says whether tags, image noise or both were believed, `told`
+    says it in a sentence. An image cleaner than its dose has the fraction of its tags, the step of its noise.
     `report_uids`: the dose reports that were joined to the images.
     """
 
@@ -61,6 +64,8 @@ class DoseFinding:
     ssde_mgy: float | None
     flags: tuple[str, ...]
     fraction: float | None = None
+    fraction_by_tags: float | None = None
+    fraction_by_noise: float | None = None
     photons: float | None = None
     decided_by: str | None = None
     told: str | None = None
@@ -74,7 +79,8 @@ class Finding:
     """One stack of one series: accepted, or refused by a named rule with its reason.
 
     Sizes in mm; `noise_hu` as `physics.noise` reads it; `start_step` is the median over the slices, 0 for
-    normal dose. None where the stack was refused before that was known.
+    normal dose. None where the stack was refused before that was known. A stack refused because slices are
+    missing or unevenly spaced tells what those that are there show.
     """
 
     series_instance_uid: str
@@ -161,12 +167,20 @@ def look(stack: Stack, node: Node) -> Finding:
         headers = read_headers(stack.paths)
     except SeriesRefused as refusal:
         return _refused(_about(Dataset(), stack), refusal)
-    finding = _about(headers[0], stack)
     try:
         series = read_series(stack.paths)
     except SeriesRefused as refusal:
-        return replace(_refused(finding, refusal), dose=_dose_if_scan(headers, node))
+        return _as_far_as_it_goes(stack, refusal, headers, node)
     return _measured(stack, series, node)
+
+
+def _as_far_as_it_goes(
+    stack: Stack, refusal: SeriesRefused, headers: Sequence[Dataset], node: Node
+) -> Finding:
+    """A refused stack with its dose; where only slices are missing also with what the others show."""
+    if isinstance(refusal, GapInSeries | UnevenSpacing):
+        return _refused(_measured(stack, read_series(stack.paths, whole=False), node), refusal)
+    return replace(_refused(_about(headers[0], stack), refusal), dose=_dose_if_scan(headers, node))
 
 
 def _dose_if_scan(headers: Sequence[Dataset], node: Node) -> DoseFinding | None:
@@ -230,11 +244,6 @@ def _measured(stack: Stack, series: CtSeries, node: Node) -> Finding:
 def _dose(
     reading: DoseReading, facts: Sequence[SliceFacts] = (), starts: Sequence[StartStep] = ()
 ) -> DoseFinding:
-    ssde_mgy_by_slice = [
-        ssde_mgy(ctdivol, reading.phantom_cm, one.diameter_mm)
-        for ctdivol, one in zip(reading.ctdivol_mgy, facts, strict=False)
-    ]
-    ssde = [value for value in ssde_mgy_by_slice if value is not None]
     decided = Counter(start.decided_by for start in starts).most_common(1)
     return DoseFinding(
         source=reading.source,
@@ -242,9 +251,11 @@ def _dose(
         ctdivol_mgy=_rounded(reading.mean_ctdivol_mgy),
         phantom_cm=reading.phantom_cm,
         mas=_rounded(reading.mean_mas),
-        ssde_mgy=_rounded(fmean(ssde)) if ssde else None,
+        ssde_mgy=_rounded(mean_ssde_mgy(reading, facts)),
         flags=reading.flags,
-        fraction=_rounded(median_low([start.fraction for start in starts])) if starts else None,
+        fraction=_median([start.dose_fraction for start in starts]),
+        fraction_by_tags=_median([start.fraction_by_tags for start in starts]),
+        fraction_by_noise=_median([start.fraction_by_noise for start in starts]),
         photons=round(median_low([start.photons for start in starts])) if starts else None,
         decided_by=decided[0][0] if decided else None,
         told=told(starts) if starts else None,
@@ -252,6 +263,11 @@ def _dose(
         ctdivol_by_slice_mgy=tuple(_rounded(value) for value in reading.ctdivol_mgy),
         mas_by_slice=tuple(_rounded(value) for value in reading.mas),
     )
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return _rounded(median_low(known)) if known else None
 
 
 def _rounded(value: float | None) -> float | None:
@@ -360,4 +376,9 @@ def _start(one: Finding) -> str:
     if one.start_step is None or one.dose is None or one.dose.fraction is None:
         return ""
     share = f"{100 * one.dose.fraction:.0f} % of normal dose by {one.dose.decided_by}"
+    by_noise = one.dose.fraction_by_noise
+    if one.dose.decided_by == "noise" and by_noise is not None and by_noise > one.dose.fraction:
+        share = (
+            f"{100 * one.dose.fraction:.0f} % of normal dose by tags, noise left as of {100 * by_noise:.0f} %"
+        )
     return f"{share}: step {one.start_step} of {(one.steps or 1) - 1}"

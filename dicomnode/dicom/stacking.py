@@ -114,8 +114,10 @@ def check_axial(plane: Plane, header: Dataset) -> None:
         )
 
 
-def stack(planes: Sequence[Plane]) -> tuple[list[int], float | None]:
+def stack(planes: Sequence[Plane], whole: bool = True) -> tuple[list[int], float | None]:
     """The order of the slices from feet to head, and their spacing in mm (None for a single slice).
+
+    Only where `whole` are gaps and uneven steps refused.
 
     :raises DuplicatePosition, GapInSeries, UnevenSpacing, GantryTilt: they do not close to one even stack.
     """
@@ -128,7 +130,8 @@ def stack(planes: Sequence[Plane]) -> tuple[list[int], float | None]:
     steps = np.diff(heights)
     spacing = float(np.median(steps))
     _check_duplicates(heights, steps, spacing)
-    _check_gaps(heights, steps, spacing)
+    if whole:
+        _check_gaps(heights, steps, spacing)
     _check_straight([planes[index] for index in order], steps)
     return order, float((heights[-1] - heights[0]) / len(steps))
 

@@ -62,10 +62,11 @@ class PhotonSchedule:
 class StartStep:
     """Where the reverse process starts for one slice.
 
-    `step`: k* of the schedule; 0 means normal dose, nothing to do. `photons`: quanta per reference ray of
-    this slice. `fraction`: its dose over the normal dose for this patient and thickness, which is the share
-    of the noise variance that stays. `noise_hu`, `texture`: measured, or predicted from the photons.
-    `decided_by`: `tags`, `noise` or `both`. `log_ratio`: ln(photons by tags / photons by noise), None where
+    `step`: k* of the schedule; 0 means nothing to do. `photons`: quanta per reference ray that this slice
+    looks like. `fraction`: theirs over those of the normal dose for this patient and thickness, which is the
+    share of the noise variance that stays; `fraction_by_tags`, `fraction_by_noise`: what each says.
+    `noise_hu`, `texture`: measured, or predicted from the photons. `decided_by`: who decided the strength,
+    `tags`, `noise` or `both`. `log_ratio`: ln(photons by tags / photons by noise), None where
     one is missing. `verdict`: how the two compare, see `Verdict`. `outside`: sentences on what the model was
     not trained for and was told as its nearest.
     """
@@ -79,6 +80,19 @@ class StartStep:
     log_ratio: float | None
     outside: tuple[str, ...] = ()
     verdict: "Verdict" = "agree"
+    fraction_by_tags: float | None = None
+    fraction_by_noise: float | None = None
+
+    @property
+    def dose_fraction(self) -> float:
+        """Its dose over normal dose: an image cleaner than its tags tells what was done to it instead."""
+        by_tags = self.fraction_by_tags
+        return self.fraction if by_tags is None or self.dose_decided_by != "tags" else by_tags
+
+    @property
+    def dose_decided_by(self) -> str:
+        """Who decided `dose_fraction`: `tags`, `noise` or `both`."""
+        return "tags" if self.verdict in ("cleaner", "iterative") else self.decided_by
 
 
 Verdict = Literal[
@@ -135,12 +149,28 @@ def match(facts: SliceFacts, schedule: PhotonSchedule) -> StartStep:
     log_ratio = math.log(tags / noise) if tags is not None and noise is not None else None
     photons, decided_by, verdict = _decide(tags, noise, facts)
     normal = photons_from_dose(facts.normal_ctdivol_mgy, facts.thickness_mm)
-    fraction = min(max(photons / normal, LEAST_FRACTION), 1.0)
+    by_tags, by_noise = (None if one is None else _fraction(one, normal) for one in (tags, noise))
+    fraction = _fraction(photons, normal)
     # the schedule counts from normal dose, whatever the thickness: k* depends on the fraction alone
     step = schedule.nearest(fraction * NORMAL_DOSE_PHOTONS)
     texture = TYPICAL_TEXTURE if facts.texture is None else facts.texture
     noise_hu = facts.noise_hu or predicted_noise_hu(photons, facts.diameter_mm, facts.pixel_mm, texture)
-    return StartStep(step, photons, fraction, noise_hu, texture, decided_by, log_ratio, verdict=verdict)
+    return StartStep(
+        step,
+        photons,
+        fraction,
+        noise_hu,
+        texture,
+        decided_by,
+        log_ratio,
+        verdict=verdict,
+        fraction_by_tags=by_tags,
+        fraction_by_noise=by_noise,
+    )
+
+
+def _fraction(photons: float, normal: float) -> float:
+    return min(max(photons / normal, LEAST_FRACTION), 1.0)
 
 
 def told(starts: Sequence[StartStep]) -> str:

@@ -26,7 +26,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dicomnode.dicom.dose import DoseReading, read_dose, ssde_mgy
+from dicomnode.dicom.dose import DoseReading, read_dose
 from dicomnode.dicom.dose_joining import Scan, scans_of
 from dicomnode.dicom.provenance import Identity, Provenance, pipeline_digest
 from dicomnode.dicom.series import CtSeries, read_series
@@ -38,7 +38,7 @@ from dicomnode.errors import HeldByQuality, NoSpread, ProjectionSeries
 from dicomnode.journey.dose_reports import DoseReports
 from dicomnode.journey.job import Station
 from dicomnode.journey.manifest import OUTGOING, read_manifest
-from dicomnode.journey.matching import match_all, regions_told, slice_facts
+from dicomnode.journey.matching import match_all, mean_ssde_mgy, regions_told, slice_facts
 from dicomnode.journey.order import Order
 from dicomnode.journey.projections import refuse
 from dicomnode.journey.writing import Work, earlier_results, write_objects
@@ -299,9 +299,9 @@ class Stations:
             configuration_digest=_with_reports(made["configuration_digest"], dose.report_uids),
             dose=dose,
             photons=median_low([start.photons for start in starts]),
-            dose_fraction=median_low([start.fraction for start in starts]),
-            dose_decided_by=Counter(start.decided_by for start in starts).most_common(1)[0][0],
-            ssde_mgy=ssde_mgy(dose.mean_ctdivol_mgy, dose.phantom_cm, diameter_mm),
+            dose_fraction=median_low([start.dose_fraction for start in starts]),
+            dose_decided_by=Counter(start.dose_decided_by for start in starts).most_common(1)[0][0],
+            ssde_mgy=mean_ssde_mgy(dose, facts),
             water_equivalent_diameter_mm=diameter_mm,
             start_step=median_low([start.step for start in starts]),
             steps=made["steps"],

@@ -122,6 +122,22 @@ def test_iterative_and_cleaner_goes_by_the_noise_that_is_left(cleaner: float) ->
     assert start.fraction == pytest.approx(0.2 * cleaner, rel=1e-6)
 
 
+@pytest.mark.parametrize("iterative", [True, False])
+def test_a_low_dose_made_clean_is_no_full_dose(iterative: bool) -> None:
+    """What noise there is decides the strength; what dose there was is told by the tags."""
+    start = match(replace(facts(0.2, 1.0), iterative=iterative), SCHEDULE)
+    assert (start.step, start.fraction, start.decided_by) == (0, pytest.approx(1.0), "noise")
+    assert (start.dose_fraction, start.dose_decided_by) == (pytest.approx(0.2), "tags")
+    assert start.fraction_by_tags == pytest.approx(0.2)
+    assert start.fraction_by_noise == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("tags", "noise"), [(1.0, 0.25), (0.3, 0.25), (None, 0.5), (0.5, None)])
+def test_else_the_dose_is_what_the_strength_follows_from(tags: float | None, noise: float | None) -> None:
+    start = match(facts(tags, noise), SCHEDULE)
+    assert (start.dose_fraction, start.dose_decided_by) == (start.fraction, start.decided_by)
+
+
 @pytest.mark.parametrize("noisier", [1.3, 2.0, 4.0])
 def test_iterative_and_noisier_is_judged_as_any_other(noisier: float) -> None:
     plain = facts(0.2 * noisier, 0.2)
