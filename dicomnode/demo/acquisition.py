@@ -112,7 +112,7 @@ def learn_scanner(series: CtSeries, fraction: float, seed: int) -> Scanner:
             "the series has too little soft tissue to measure its noise, so none can be added to scale"
         )
     diameter_mm = float(np.median(water_equivalent_diameter_mm(volume, pixel_mm)))
-    photons = photons_from_noise(reading.std_hu, diameter_mm, pixel_mm, reading.texture)
+    photons = photons_from_noise(reading.std_hu, diameter_mm, pixel_mm, reading.law_texture)
     volume, patches = _richest(volume, patches)
     rng = torch.Generator().manual_seed(seed)
     rays = [_missing_rays(image, pixel_mm, photons, fraction, rng) for image in volume]

@@ -112,7 +112,8 @@ class SliceFacts:
     """What is known of one slice before the decision; None where nothing is.
 
     `ctdivol_mgy` and `normal_ctdivol_mgy`, what a normal dose would be for this patient, refer to the 32 cm
-    phantom; their ratio is the dose fraction. `noise_hu` and `texture` as in `physics.noise.NoiseReading`.
+    phantom; their ratio is the dose fraction. `noise_hu`, `texture`, `law_texture` as in
+    `physics.noise.NoiseReading`.
     `iterative`: not plain filtered back-projection. `overstated`: why the noise may tell too low a dose, if
     anything does. `region`, `region_by` and `flags` are for the record:
     which row of the reference table applied, what named it, and what is odd about the size.
@@ -127,6 +128,7 @@ class SliceFacts:
     texture: float | None
     iterative: bool = False
     overstated: Literal["", "cut off", "sharp"] = ""
+    law_texture: float | None = None
     region: str = ""
     region_by: str = ""
     flags: tuple[str, ...] = ()
@@ -154,7 +156,9 @@ def match(facts: SliceFacts, schedule: PhotonSchedule) -> StartStep:
     # the schedule counts from normal dose, whatever the thickness: k* depends on the fraction alone
     step = schedule.nearest(fraction * NORMAL_DOSE_PHOTONS)
     texture = TYPICAL_TEXTURE if facts.texture is None else facts.texture
-    noise_hu = facts.noise_hu or predicted_noise_hu(photons, facts.diameter_mm, facts.pixel_mm, texture)
+    noise_hu = facts.noise_hu or predicted_noise_hu(
+        photons, facts.diameter_mm, facts.pixel_mm, _law_texture(facts)
+    )
     return StartStep(
         step,
         photons,
@@ -223,7 +227,12 @@ def _photons_by_tags(facts: SliceFacts) -> float | None:
 def _photons_by_noise(facts: SliceFacts) -> float | None:
     if facts.noise_hu is None or facts.texture is None or not _law_holds(facts):
         return None
-    return photons_from_noise(facts.noise_hu, facts.diameter_mm, facts.pixel_mm, facts.texture)
+    return photons_from_noise(facts.noise_hu, facts.diameter_mm, facts.pixel_mm, _law_texture(facts))
+
+
+def _law_texture(facts: SliceFacts) -> float:
+    known = facts.texture if facts.law_texture is None else facts.law_texture
+    return TYPICAL_TEXTURE if known is None else known
 
 
 def _law_holds(facts: SliceFacts) -> bool:

@@ -9,6 +9,7 @@ from statistics import fmean
 from pydicom.dataset import Dataset
 
 from dicomnode.dicom.dose import SSDE_DIAMETER_MM, DoseReading, ssde_mgy
+from dicomnode.dicom.kernels import lifts_edges
 from dicomnode.dicom.region import stated_diameter_mm, stated_region
 from dicomnode.dicom.series import CtSeries
 from dicomnode.dose_reference import DoseReference, Region, RegionReference
@@ -52,6 +53,7 @@ def slice_facts(series: CtSeries, dose: DoseReading, reference: DoseReference) -
     """
     noise = measure_noise_along(series.hounsfield, series.pixel_spacing_mm[0])
     iterative = "ITERATIVE_RECONSTRUCTION" in dose.flags
+    sharp = lifts_edges(series.headers[0])
     return tuple(
         SliceFacts(
             thickness_mm=series.slice_thickness_mm,
@@ -63,11 +65,12 @@ def slice_facts(series: CtSeries, dose: DoseReading, reference: DoseReference) -
             else on_body_phantom(ctdivol, dose.phantom_cm, body.diameter_mm),
             noise_hu=reading.std_hu if reading else None,
             texture=reading.texture if reading else None,
+            law_texture=reading.law_texture if reading else None,
             iterative=iterative,
             region=body.region,
             region_by=body.region_by,
             flags=body.flags,
-            overstated="cut off" if ASSUMED in body.flags else "",
+            overstated="cut off" if ASSUMED in body.flags else "sharp" if sharp else "",
         )
         for body, ctdivol, reading in zip(
             bodies(series, dose, reference), dose.ctdivol_mgy, noise, strict=True
