@@ -148,7 +148,7 @@ def _seconds(value: str) -> float | None:
         return finite(clock)
     digits = whole.ljust(14, "0") if len(whole) > 6 else "0" * 8 + whole
     days, hours, minutes, seconds = (int(digits[a:b]) for a, b in ((0, 8), (8, 10), (10, 12), (12, 14)))
-    return 86400.0 * days + 3600.0 * hours + 60.0 * minutes + seconds + float(f"0.{part or 0}")
+    return 86400.0 * days + 3600.0 * hours + 60.0 * minutes + seconds + (finite(f"0.{part}") or 0.0)
 
 
 # --- on grids that do not fit ---------------------------------------------------------------------

@@ -264,12 +264,11 @@ def _check_uniform(headers: Sequence[Dataset]) -> None:
             raise MixedSeries(f"{keyword} has {len(found)} values in this series; split it by {keyword}")
     for keyword in SAME_NUMBER:
         first = numbers(headers[0], keyword)
-        if not all(near(numbers(header, keyword), first) for header in headers):
+        if not all(_near(numbers(header, keyword), first) for header in headers):
             raise MixedSeries(f"{keyword} changes within this series; split it by {keyword}")
 
 
-def near(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether two values of an attribute are the same, but for how they are written."""
+def _near(one: Sequence[float], other: Sequence[float]) -> bool:
     return len(one) == len(other) and bool(np.allclose(one, other, rtol=0, atol=NUMBER_TOLERANCE))
 
 

@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from dicomnode.dicom.admission import admit
 from dicomnode.dicom.exposure import read_exposure
 from dicomnode.dicom.phases import Group, apart, by_acquisition, place, without_repeats
-from dicomnode.dicom.series import ACQUISITION_KEYS, near, read_headers
+from dicomnode.dicom.series import ACQUISITION_KEYS, NUMBER_TOLERANCE, read_headers
 from dicomnode.dicom.values import number, numbers, text
 from dicomnode.errors import SeriesRefused
 
@@ -115,11 +115,28 @@ def _levels(found: Iterable[tuple[float, ...]]) -> dict[tuple[float, ...], tuple
     levels: dict[tuple[float, ...], tuple[float, ...]] = {}
     stand_ins: list[tuple[float, ...]] = []
     for values in sorted(set(found)):
-        if not any(near(values, one) for one in stand_ins):
-            stand_ins.append(values)
-        stand_in = next(one for one in stand_ins if near(values, one))
+        stand_in = _stand_in(values, stand_ins)
+        if stand_in is None:
+            stand_ins.append(stand_in := values)
         levels[values] = tuple(round(value, DECIMALS) + 0.0 for value in stand_in)
     return levels
+
+
+def _stand_in(
+    values: tuple[float, ...], sorted_ones: Sequence[tuple[float, ...]]
+) -> tuple[float, ...] | None:
+    for one in reversed(sorted_ones):
+        if _equal(one, values):
+            return one
+        if not _equal(one[:1], values[:1]):  # and so are all before it
+            return None
+    return None
+
+
+def _equal(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return len(one) == len(other) and all(
+        abs(a - b) <= NUMBER_TOLERANCE for a, b in zip(one, other, strict=True)
+    )
 
 
 def _at_dose_jumps(group: Group) -> list[Group]:

@@ -25,7 +25,7 @@ SSDE_OF_HEADS = (1.9852, 0.0486)
 """f = a exp(-b Dw[cm]) for heads and CTDIvol on the 16 cm phantom: AAPM Report 293 (2019), its fit as others
 quote it; at 17.5 cm 0.85, where the trunk's table of Report 204 has 0.95."""
 
-ASSUMED = "DIAMETER_OF_REFERENCE"
+UNKNOWN_SIZE = "SIZE_UNKNOWN"
 SIZE_TOLERANCE = 0.1
 """How far WaterEquivalentDiameter may be from the measured one before that is recorded."""
 
@@ -35,8 +35,8 @@ class SliceBody:
     """The patient in one slice: region and water-equivalent diameter, and what they are known from.
 
     `region_by`: `image`, `tags`, `guess` (by size alone), `phantom` (of CTDIvol) or `default`. `flags`:
-    FOV_TRUNCATED, and DIAMETER_OF_NEIGHBOURS, DIAMETER_FROM_TAG or DIAMETER_OF_REFERENCE where the diameter
-    is not the lower bound that the image gives; DIAMETER_TAG_DISAGREES.
+    FOV_TRUNCATED, and DIAMETER_OF_NEIGHBOURS, DIAMETER_FROM_TAG or SIZE_UNKNOWN (at least the reference's)
+    where the diameter is not just the lower bound that the image gives; DIAMETER_TAG_DISAGREES.
     """
 
     region: Region
@@ -70,7 +70,7 @@ def slice_facts(series: CtSeries, dose: DoseReading, reference: DoseReference) -
             region=body.region,
             region_by=body.region_by,
             flags=body.flags,
-            overstated="cut off" if ASSUMED in body.flags else "sharp" if sharp else "",
+            overstated="cut off" if UNKNOWN_SIZE in body.flags else "sharp" if sharp else "",
         )
         for body, ctdivol, reading in zip(
             bodies(series, dose, reference), dose.ctdivol_mgy, noise, strict=True
@@ -116,7 +116,7 @@ def _body(
         return SliceBody(*region, told_mm, (*flags, "DIAMETER_FROM_TAG"))
     if size.source == "unknown":
         diameter_mm = max(diameter_mm, reference.row(region[0]).diameter_mm)
-        return SliceBody(*region, diameter_mm, (*flags, ASSUMED))
+        return SliceBody(*region, diameter_mm, (*flags, UNKNOWN_SIZE))
     if told_mm is not None and abs(told_mm - diameter_mm) > SIZE_TOLERANCE * told_mm:
         flags = (*flags, "DIAMETER_TAG_DISAGREES")
     return SliceBody(*region, diameter_mm, flags)

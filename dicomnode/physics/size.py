@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 BODY_THRESHOLD_HU = -260.0
+METAL_HU = 3071.0
 TOUCHING_MM = 20.0
 """Least length of body outline on the edge of the field of view that counts as cut off: a nose is less."""
 
@@ -86,7 +87,8 @@ def _diameters_mm(
 ) -> NDArray[np.float32]:
     # a margin of air costs nothing (it weighs 0) and keeps the skin
     loose = ndimage.binary_dilation(inside, structure=np.ones((1, 5, 5), bool))
-    water = np.maximum(hounsfield / 1000.0 + 1.0, 0.0)
+    # metal counts as the top of the 12-bit scale, also where the scale goes on to 20,000 HU
+    water = np.clip(hounsfield, -1000.0, METAL_HU) / 1000.0 + 1.0
     area_mm2 = np.where(loose, water, 0.0).sum(axis=(1, 2)) * pixel_mm**2
     diameters: NDArray[np.float32] = (2.0 * np.sqrt(area_mm2 / np.pi)).astype(np.float32)
     return diameters

@@ -12,7 +12,6 @@ from dicomnode.dose_reference import DoseReference
 from dicomnode.engines.start_step import PhotonSchedule, match
 from dicomnode.journey.matching import slice_facts
 
-
 MADE_FOR_EDGES = (
     *("LUNG", "BONEPLUS", "EDGE", "B70f", "B60s", "H70h", ["I70f", "3"], "Bl57d", ["Br64d", "3"]),
     *("YB", "L", "FC51", "FC30", "B_SHARP_C"),

@@ -196,6 +196,16 @@ def test_one_value_written_in_two_ways_is_one_stack(tmp_path: Path, keyword: str
     assert read_series(stack.paths).slice_spacing_mm == pytest.approx(3.0, abs=0.01)
 
 
+@pytest.mark.parametrize("written", ["101500.x", "١٠١٥٠٠", "9" * 60, "10:15:00", "nan", ""])
+def test_times_that_are_none_tell_nothing_apart(tmp_path: Path, written: str) -> None:
+    def change(data: Dataset, _: int) -> None:
+        for keyword in ("AcquisitionTime", "ContentTime", "AcquisitionDateTime"):
+            data.add_new(keyword, "LO", written)
+
+    one, two = part(tmp_path, "one", change), part(tmp_path, "two", change)
+    assert sets(sort_into_stacks([*one, *two])) == [{*one, *two}]
+
+
 def test_step_and_shoot_is_one_stack_and_another_dose_is_another_scan(tmp_path: Path) -> None:
     """AcquisitionNumber counts the rotations of a sequence; only a jump of the dose makes two scans of it."""
 

@@ -219,7 +219,7 @@ def test_a_patient_cut_off_counts_as_one_of_the_reference_size(series: CtSeries)
     (facts,) = slice_facts(small, one, TABLE)
     assert (facts.region, facts.region_by) == ("chest", "tags")
     assert facts.diameter_mm == TABLE.row("chest").diameter_mm
-    assert facts.flags == ("FOV_TRUNCATED", "DIAMETER_OF_REFERENCE")
+    assert facts.flags == ("FOV_TRUNCATED", "SIZE_UNKNOWN")
     assert facts.overstated == "cut off"
     assert facts.normal_ctdivol_mgy == pytest.approx(TABLE.row("chest").ctdivol_mgy)
 

@@ -96,6 +96,15 @@ def test_neighbours_never_make_a_slice_smaller() -> None:
     assert cut.diameter_mm == pytest.approx(own)
 
 
+def test_metal_is_as_large_on_every_scale() -> None:
+    """A hip implant is 3071 HU on a 12-bit scanner and 20,000 on an extended scale: one patient."""
+    short, long = cylinder(300), cylinder(300)
+    implant = (radius_px(x_mm=60) < 20)[None]
+    short[implant], long[implant] = 3071.0, 20_000.0
+    sizes = [measure_sizes(image, PIXEL_MM, 5.0)[0].diameter_mm for image in (short, long)]
+    assert sizes[0] == sizes[1] == pytest.approx(300, rel=0.03)
+
+
 # --- small fields of view -------------------------------------------------------------------------------
 
 
