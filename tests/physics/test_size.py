@@ -156,6 +156,17 @@ def test_a_mattress_is_no_lung() -> None:
     assert size.diameter_mm == pytest.approx(measure_sizes(plain, PIXEL_MM, 5.0)[0].diameter_mm, rel=0.005)
 
 
+def test_a_mattress_shut_off_by_the_body_is_no_lung() -> None:
+    """Cut at both sides, the body parts the mattress below from the room above."""
+    y, x = np.mgrid[:300, :300] - 149.5
+    plain = np.where((x / 160) ** 2 + (y / 90) ** 2 < 1, 30.0, -1000.0).astype(np.float32)[None]
+    lying = plain.copy()
+    lying[:, 150:][lying[:, 150:] == -1000.0] = -930.0
+    sizes = [measure_sizes(image, PIXEL_MM, 5.0)[0] for image in (plain, lying)]
+    assert sizes[0].source == sizes[1].source == "lower-bound"
+    assert sizes[1].diameter_mm == pytest.approx(sizes[0].diameter_mm, rel=0.005)
+
+
 def test_whole_neighbours_tell_the_size_of_a_small_field() -> None:
     stack = cylinder(300, slices=3)
     cut = np.where(radius_px(x_mm=190)[None] < 150, 0.0, -1000.0).astype(np.float32)
