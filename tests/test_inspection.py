@@ -77,6 +77,43 @@ def test_each_series_with_its_verdict_and_its_dose(tmp_path: Path, inspect: Answ
     assert found[False, "gap-in-series"]["dose"]["ctdivol_mgy"] == pytest.approx(10.0)
 
 
+@pytest.mark.parametrize("height_mm", [-230.0, -299.0])
+def test_what_is_there_is_told_though_slices_are_missing(
+    tmp_path: Path, inspect: Answer, height_mm: float
+) -> None:
+    """A hole or uneven steps: no series to enhance, but the dose of its slices can be seen."""
+
+    def moved(data: Dataset, index: int) -> None:
+        if index == 4:
+            data.ImagePositionPatient = ["-24", "-150", str(height_mm)]
+
+    quiet = phantom(5, 128, 128, noise_hu=8.0)
+    make_series(tmp_path / "s", quiet, pixel_spacing_mm=(2.0, 2.0), ctdivol_mgy=3.0, change=moved)
+    (found,) = inspect(tmp_path)["series"]
+    assert not found["accepted"]
+    assert found["rule"] in ("gap-in-series", "uneven-spacing")
+    assert found["slices"] == 5
+    assert found["water_equivalent_diameter_mm"] > 100
+    assert 0 < found["dose"]["fraction"] < 1
+    assert found["dose"]["decided_by"] in ("tags", "noise", "both")
+    assert found["start_step"] is not None
+
+
+@pytest.mark.slow
+def test_a_quarter_dose_is_told_from_a_full_one(shared_data: Path, inspect: Answer) -> None:
+    """Mayo: the same tags, chosen slices with holes between them. The noise tells."""
+    found = inspect(shared_data / "pairs" / "mayo")["series"]
+    assert len(found) == 6
+    by_tags: dict[float, list[float]] = {}
+    for one in found:
+        by_tags.setdefault(one["dose"]["ctdivol_mgy"], []).append(one["dose"]["fraction"])
+    assert {one["dose"]["decided_by"] for one in found} == {"both", "noise"}
+    assert sum(one["dose"]["decided_by"] == "noise" for one in found) == 3
+    assert len(by_tags) == 3, "the headers of each pair are the same"
+    for fractions in by_tags.values():
+        assert min(fractions) < 0.7 * max(fractions)
+
+
 def test_the_verdict_is_the_nodes_own(tmp_path: Path, inspect: Answer) -> None:
     """Whatever the reader refuses is refused here, by the same rule and in the same words."""
     changes = {

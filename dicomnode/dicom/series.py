@@ -162,10 +162,11 @@ def read_headers(paths: Sequence[Path]) -> tuple[Dataset, ...]:
     return tuple(instance.header for path in paths for instance in _read_instances(path))
 
 
-def read_series(paths: Sequence[Path], allow_single: bool = True) -> CtSeries:
+def read_series(paths: Sequence[Path], allow_single: bool = True, whole: bool = True) -> CtSeries:
     """Read, check, sort and decode the files of one series: single images, multi-frame objects, or both.
 
-    A single image is a series where `allow_single`; its spacing is then its thickness.
+    A single image is a series where `allow_single`; its spacing is then its thickness. Not `whole`: positions
+    may be missing or uneven, to look at what is there; such a series is never enhanced.
 
     :raises SeriesRefused: the subclass and its `rule` tell why; `errors.py` lists them.
     """
@@ -187,7 +188,7 @@ def read_series(paths: Sequence[Path], allow_single: bool = True) -> CtSeries:
     planes = [read_plane(instance.header) for instance in instances]
     for plane, instance in zip(planes, instances, strict=True):
         check_axial(plane, instance.header)
-    order, spacing_mm = stack(planes)
+    order, spacing_mm = stack(planes, whole)
     _check_acquisitions([instances[index].header for index in order])
     return _assemble([instances[index] for index in order], planes[order[0]], spacing_mm)
 

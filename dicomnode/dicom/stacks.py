@@ -8,7 +8,6 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -18,7 +17,8 @@ from pydicom.dataset import Dataset
 
 from dicomnode.dicom.admission import admit
 from dicomnode.dicom.exposure import read_exposure
-from dicomnode.dicom.series import ACQUISITION_KEYS, read_headers
+from dicomnode.dicom.phases import Group, apart, by_acquisition, place, without_repeats
+from dicomnode.dicom.series import ACQUISITION_KEYS, NUMBER_TOLERANCE, read_headers
 from dicomnode.dicom.values import number, numbers, text
 from dicomnode.errors import SeriesRefused
 
@@ -46,10 +46,6 @@ APART_BY_NUMBER: Final = (
 """Attributes with one value in a stack. Who the patient is and who made the image are not among them:
 where those differ the series is not several stacks but a mistake, and is refused."""
 
-REPEATS_BY: Final = (*ACQUISITION_KEYS, "AcquisitionDateTime", "AcquisitionTime", "ContentTime")
-"""What tells two images at one place apart, surest first."""
-
-SAME_PLACE_MM: Final = 0.01
 DECIMALS: Final = 3
 SHORTEST_SCAN: Final = 3
 """Images that share a time of acquisition, to be a scan by it; many scanners give each image its own."""
@@ -70,12 +66,6 @@ class Stack:
     differs_by: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
-class _Group:
-    facts: dict[str, Hashable]
-    images: list[tuple[Path, Dataset]]
-
-
 def sort_into_stacks(paths: Sequence[Path]) -> tuple[Stack, ...]:
     """The stacks of one series, the largest first. Every path is in exactly one of them.
 
@@ -87,9 +77,10 @@ def sort_into_stacks(paths: Sequence[Path]) -> tuple[Stack, ...]:
         return (Stack(_key({}), tuple(paths)),)
     groups = [
         part
-        for group in _apart(images, _shared)
-        for by_place in _without_repeats(group)
-        for part in _at_dose_jumps(by_place)
+        for group in apart(images, _sharing([header for _, header in images]))
+        for by_place in without_repeats(group)
+        for by_grid in by_acquisition(by_place)
+        for part in _at_dose_jumps(by_grid)
     ]
     groups.sort(key=lambda group: (-len(group.images), _key(group.facts)))
     differing = tuple(sorted(_differing(groups)))
@@ -103,57 +94,54 @@ def sort_into_stacks(paths: Sequence[Path]) -> tuple[Stack, ...]:
     )
 
 
-def _shared(header: Dataset) -> dict[str, Hashable]:
+def _sharing(headers: Sequence[Dataset]) -> Callable[[Dataset], dict[str, Hashable]]:
     """What all images of a stack share; for an image that is never enhanced only the rule that says so."""
-    try:
-        admit(header)
-    except SeriesRefused as refusal:
-        return {refusal.rule: True}
-    facts: dict[str, Hashable] = {keyword: text(header, keyword) for keyword in APART_BY_TEXT}
-    for keyword in APART_BY_NUMBER:
-        facts[keyword] = tuple(round(value, DECIMALS) + 0.0 for value in numbers(header, keyword))
-    return facts
+    levels = {keyword: _levels(numbers(header, keyword) for header in headers) for keyword in APART_BY_NUMBER}
+
+    def shared(header: Dataset) -> dict[str, Hashable]:
+        try:
+            admit(header)
+        except SeriesRefused as refusal:
+            return {refusal.rule: True}
+        facts: dict[str, Hashable] = {keyword: text(header, keyword) for keyword in APART_BY_TEXT}
+        return facts | {keyword: levels[keyword][numbers(header, keyword)] for keyword in APART_BY_NUMBER}
+
+    return shared
 
 
-def _apart(
-    images: Iterable[tuple[Path, Dataset]], facts_of: Callable[[Dataset], dict[str, Hashable]]
-) -> list[_Group]:
-    groups: dict[Hashable, _Group] = {}
-    for path, header in images:
-        facts = facts_of(header)
-        groups.setdefault(tuple(facts.items()), _Group(facts, [])).images.append((path, header))
-    return list(groups.values())
+def _levels(found: Iterable[tuple[float, ...]]) -> dict[tuple[float, ...], tuple[float, ...]]:
+    """Each value with the one that stands for it: the lowest that is as good as equal, rounded.
+
+    Rounding alone would part 0.6835 from 0.6836, which is one spacing written in two ways.
+    """
+    levels: dict[tuple[float, ...], tuple[float, ...]] = {}
+    stand_ins: list[tuple[float, ...]] = []
+    for values in sorted(set(found)):
+        stand_in = _stand_in(values, stand_ins)
+        if stand_in is None:
+            stand_ins.append(stand_in := values)
+        levels[values] = tuple(round(value, DECIMALS) + 0.0 for value in stand_in)
+    return levels
 
 
-def _without_repeats(group: _Group) -> list[_Group]:
-    """Images at one place are several phases or scans, if any attribute tells them apart."""
-    if not _repeats(group):
-        return [group]
-    for keyword in REPEATS_BY:
-        parts = _apart(group.images, partial(_only, keyword))
-        if len(parts) > 1 and not any(_repeats(part) for part in parts):
-            return [_Group(group.facts | part.facts, part.images) for part in parts]
-    return [group]
+def _stand_in(
+    values: tuple[float, ...], sorted_ones: Sequence[tuple[float, ...]]
+) -> tuple[float, ...] | None:
+    for one in reversed(sorted_ones):
+        if _equal(one, values):
+            return one
+        if not _equal(one[:1], values[:1]):  # and so are all before it
+            return None
+    return None
 
 
-def _only(keyword: str, header: Dataset) -> dict[str, Hashable]:
-    return {keyword: text(header, keyword)}
+def _equal(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return len(one) == len(other) and all(
+        abs(a - b) <= NUMBER_TOLERANCE for a, b in zip(one, other, strict=True)
+    )
 
 
-def _repeats(group: _Group) -> bool:
-    places = sorted(place for place in map(_place, group.images) if place is not None)
-    return any(_near(one, other) for one, other in pairwise(places))
-
-
-def _place(image: tuple[Path, Dataset]) -> tuple[float, ...] | None:
-    return numbers(image[1], "ImagePositionPatient") or None
-
-
-def _near(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return len(one) == len(other) and all(abs(a - b) < SAME_PLACE_MM for a, b in zip(one, other, strict=True))
-
-
-def _at_dose_jumps(group: _Group) -> list[_Group]:
+def _at_dose_jumps(group: Group) -> list[Group]:
     """Acquisitions that follow each other with another dose are two scans; with the same, steps of one."""
     for keyword in (*ACQUISITION_KEYS, "AcquisitionDateTime"):
         runs = _runs(group, keyword)
@@ -164,25 +152,25 @@ def _at_dose_jumps(group: _Group) -> list[_Group]:
             if _jump(before, after):
                 parts.append(after)
             else:
-                parts[-1] = _Group(parts[-1].facts, parts[-1].images + after.images)
+                parts[-1] = Group(parts[-1].facts, parts[-1].images + after.images)
         if len(parts) > 1 and len(runs) == len({text(run.images[0][1], keyword) for run in runs}):
             return parts
     return [group]
 
 
-def _runs(group: _Group, keyword: str) -> list[_Group]:
+def _runs(group: Group, keyword: str) -> list[Group]:
     """Images with one value of an attribute, one after the other along the patient."""
-    images = sorted(group.images, key=lambda image: (_place(image) or ())[::-1])
-    runs: list[_Group] = []
+    images = sorted(group.images, key=place)
+    runs: list[Group] = []
     for image in images:
         value = text(image[1], keyword)
         if not runs or runs[-1].facts[keyword] != value:
-            runs.append(_Group(group.facts | {keyword: value}, []))
+            runs.append(Group(group.facts | {keyword: value}, []))
         runs[-1].images.append(image)
     return runs
 
 
-def _jump(before: _Group, after: _Group) -> bool:
+def _jump(before: Group, after: Group) -> bool:
     for dose_of in (_ctdivol_mgy, _mas):
         one, other = _median(before, dose_of), _median(after, dose_of)
         if one and other:
@@ -190,7 +178,7 @@ def _jump(before: _Group, after: _Group) -> bool:
     return False
 
 
-def _median(group: _Group, dose_of: Callable[[Dataset], float | None]) -> float:
+def _median(group: Group, dose_of: Callable[[Dataset], float | None]) -> float:
     return median([dose_of(header) or 0.0 for _, header in group.images])
 
 
@@ -202,7 +190,7 @@ def _mas(header: Dataset) -> float | None:
     return read_exposure(header).mas
 
 
-def _differing(groups: Sequence[_Group]) -> set[str]:
+def _differing(groups: Sequence[Group]) -> set[str]:
     values: dict[str, set[Hashable]] = defaultdict(set)
     for group in groups:
         for keyword, value in group.facts.items():

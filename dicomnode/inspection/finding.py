@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, median_low
@@ -13,11 +13,11 @@ from pydicom.dataset import Dataset
 from dicomnode.dicom.admission import admit
 from dicomnode.dicom.dose import DoseReading, DoseSource, read_dose
 from dicomnode.dicom.dose_report import DoseEvent, DoseReport, merged, read_dose_report
-from dicomnode.dicom.series import CtSeries, read_headers
+from dicomnode.dicom.series import CtSeries, read_headers, read_series
 from dicomnode.dicom.values import numbers, text
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.start_step import SliceFacts, StartStep, told
-from dicomnode.errors import DoseUnknown, NotADoseReport, SeriesRefused
+from dicomnode.errors import DoseUnknown, GapInSeries, NotADoseReport, SeriesRefused, UnevenSpacing
 from dicomnode.inspection.folder import FoundStack
 from dicomnode.journey.matching import match_all, mean_ssde_mgy, regions_told, slice_facts
 from dicomnode.journey.projections import read_images
@@ -31,8 +31,9 @@ DOSE_REPORT: Final = "dose-report"
 class DoseFinding:
     """The dose of a stack: what is told, on which phantom, by what; means over the slices, then the vectors.
 
-    `ssde_mgy` after AAPM 220. `fraction` of normal dose is what the start step follows from (median);
-    `decided_by` says whether header, image noise or both were believed, `told` says it in a sentence.
+    `ssde_mgy` after AAPM 204, 220 and, for heads, 293. `fraction` of normal dose (median); what tags and
+    noise alone say is beside it. `decided_by` says whether tags, image noise or both were believed, `told`
+    says it in a sentence. An image cleaner than its dose has the fraction of its tags, the step of its noise.
     `report_uids`: the dose reports that were joined to the images. Source `not-read`: what was refused is no
     scan whose dose could be read.
     """
@@ -45,6 +46,8 @@ class DoseFinding:
     ssde_mgy: float | None = None
     flags: tuple[str, ...] = ()
     fraction: float | None = None
+    fraction_by_tags: float | None = None
+    fraction_by_noise: float | None = None
     photons: float | None = None
     decided_by: str | None = None
     told: str | None = None
@@ -58,7 +61,8 @@ class Finding:
     """One stack of one series: accepted, or refused by a named rule with its reason.
 
     Sizes in mm; `noise_hu` as `physics.noise` reads it; `start_step` is the median over the slices, 0 for
-    normal dose. None where the stack was refused before that was known. `folder` is the deepest that holds
+    normal dose. None where the stack was refused before that was known; one refused because slices are
+    missing or unevenly spaced tells what those that are there show. `folder` is the deepest that holds
     all its files; `door` says why the listener would not take them as they are, None where it does.
     """
 
@@ -119,8 +123,17 @@ def look(found: FoundStack, judge: Judge) -> Finding:
     try:
         series = read_images(paths)
     except SeriesRefused as refusal:
-        return replace(_refused(finding, refusal), dose=_dose_if_scan(paths, judge))
+        return _as_far_as_it_goes(finding, refusal, paths, judge)
     return _measured(finding, series, judge)
+
+
+def _as_far_as_it_goes(
+    finding: Finding, refusal: SeriesRefused, paths: Sequence[Path], judge: Judge
+) -> Finding:
+    """A refused stack with its dose; where only slices are missing also with what the others show."""
+    if isinstance(refusal, GapInSeries | UnevenSpacing):
+        return _refused(_measured(finding, read_series(paths, whole=False), judge), refusal)
+    return replace(_refused(finding, refusal), dose=_dose_if_scan(paths, judge))
 
 
 def _first_header(paths: Sequence[Path]) -> Dataset:
@@ -223,7 +236,9 @@ def _dose(
         mas=_rounded(reading.mean_mas),
         ssde_mgy=_rounded(mean_ssde_mgy(reading, facts)) if facts else None,
         flags=reading.flags,
-        fraction=_rounded(median_low([start.fraction for start in starts])) if starts else None,
+        fraction=_median([start.dose_fraction for start in starts]),
+        fraction_by_tags=_median([start.fraction_by_tags for start in starts]),
+        fraction_by_noise=_median([start.fraction_by_noise for start in starts]),
         photons=round(median_low([start.photons for start in starts])) if starts else None,
         decided_by=decided[0][0] if decided else None,
         told=told(starts) if starts else None,
@@ -231,6 +246,11 @@ def _dose(
         ctdivol_by_slice_mgy=tuple(_rounded(value) for value in reading.ctdivol_mgy),
         mas_by_slice=tuple(_rounded(value) for value in reading.mas),
     )
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return _rounded(median_low(known)) if known else None
 
 
 def _rounded(value: float | None) -> float | None:

@@ -78,4 +78,9 @@ def _start(one: Finding) -> str:
     if one.start_step is None or one.dose.fraction is None:
         return ""
     share = f"{100 * one.dose.fraction:.0f} % of normal dose by {one.dose.decided_by}"
+    by_noise = one.dose.fraction_by_noise
+    if one.dose.decided_by == "noise" and by_noise is not None and by_noise > one.dose.fraction:
+        share = (
+            f"{100 * one.dose.fraction:.0f} % of normal dose by tags, noise left as of {100 * by_noise:.0f} %"
+        )
     return f"{share}: step {one.start_step} of {(one.steps or 1) - 1}"

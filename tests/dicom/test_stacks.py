@@ -11,7 +11,7 @@ from pydicom import Dataset
 from dicomnode.dicom.dose import read_dose
 from dicomnode.dicom.series import read_headers, read_series
 from dicomnode.dicom.stacks import Stack, sort_into_stacks
-from dicomnode.errors import DuplicatePosition, SeriesRefused
+from dicomnode.errors import DuplicatePosition, GapInSeries, SeriesRefused
 from tests.makers import make_series
 
 Change = Callable[[Dataset, int], None]
@@ -99,6 +99,112 @@ def test_repeats_that_nothing_tells_apart_stay_together_and_are_refused(tmp_path
     (stack,) = sort_into_stacks([*one, *two])
     with pytest.raises(DuplicatePosition):
         read_series(stack.paths)
+
+
+def timed(first_second: int, keyword: str = "AcquisitionTime", back: bool = False) -> Change:
+    """A time of its own for each of four images, as most scanners write it."""
+
+    def change(data: Dataset, index: int) -> None:
+        setattr(data, keyword, f"1015{first_second + (3 - index if back else index):02d}.25")
+
+    return change
+
+
+@pytest.mark.parametrize("keyword", ["AcquisitionTime", "ContentTime"])
+@pytest.mark.parametrize("back", [False, True])
+def test_a_pause_tells_two_phases_with_a_time_an_image(tmp_path: Path, keyword: str, back: bool) -> None:
+    one = part(tmp_path, "one", timed(0, keyword))
+    two = part(tmp_path, "two", timed(20, keyword, back))
+    stacks = sort_into_stacks([path for pair in zip(two, one, strict=True) for path in pair])
+    assert sorted(map(sorted, sets(stacks))) == sorted([one, two])
+    assert {stack.differs_by for stack in stacks} == {(keyword,)}
+    assert {read_series(stack.paths).slices for stack in stacks} == {4}
+
+
+def test_phases_told_by_numbers_that_go_on(tmp_path: Path) -> None:
+    """Step and shoot twice: AcquisitionNumber counts 1 to 4, then 5 to 8."""
+
+    def counted(first: int) -> Change:
+        return lambda data, index: setattr(data, "AcquisitionNumber", first + index)
+
+    one, two = part(tmp_path, "one", counted(1)), part(tmp_path, "two", counted(5))
+    assert sorted(map(sorted, sets(sort_into_stacks([*two, *one])))) == sorted([one, two])
+
+
+@pytest.mark.parametrize(
+    ("keyword", "values"),
+    [
+        ("ImageType", (["ORIGINAL", "PRIMARY", "AXIAL"], ["DERIVED", "PRIMARY", "AXIAL"])),
+        ("TriggerTime", (10, 480)),
+    ],
+)
+def test_what_lies_at_the_same_places_is_told_apart_by_what_it_is(
+    tmp_path: Path, keyword: str, values: tuple
+) -> None:
+    one, two = (part(tmp_path, str(k), put(**{keyword: value})) for k, value in enumerate(values))
+    assert sorted(map(sorted, sets(sort_into_stacks([*one, *two])))) == sorted([one, two])
+
+
+@pytest.mark.parametrize("change", [timed(0), lambda data, index: setattr(data, "AcquisitionNumber", index)])
+def test_bolus_tracking_is_no_series_of_single_slices(tmp_path: Path, change: Change) -> None:
+    def at_one_place(data: Dataset, index: int) -> None:
+        data.ImagePositionPatient = ["-24", "-150", "-300"]
+        change(data, index)
+
+    (stack,) = sort_into_stacks(part(tmp_path, "tracking", at_one_place, slices=4))
+    with pytest.raises(DuplicatePosition, match="all 4 images lie at one position"):
+        read_series(stack.paths)
+
+
+@pytest.mark.parametrize(("spacing_mm", "height_mm"), [(3.0, -290.0), (2.0, -288.0), (5.0, -285.0)])
+def test_scans_on_grids_that_do_not_fit_are_two_stacks(
+    tmp_path: Path, spacing_mm: float, height_mm: float
+) -> None:
+    """Reaching into each other, or in other steps."""
+    one = part(tmp_path, "one", put(AcquisitionNumber=1), slices=5)
+    two = part(
+        tmp_path,
+        "two",
+        put(AcquisitionNumber=2),
+        slices=4,
+        slice_spacing_mm=spacing_mm,
+        origin_mm=(-24.0, -150.0, height_mm),
+    )
+    stacks = sort_into_stacks([*two, *one])
+    assert sets(stacks) == [set(one), set(two)]
+    assert [read_series(stack.paths).slice_spacing_mm for stack in stacks] == [3.0, spacing_mm]
+
+
+def test_a_rotation_that_is_missing_is_a_gap_and_no_reason_to_part(tmp_path: Path) -> None:
+    stepped = part(tmp_path, "stepped", lambda d, k: setattr(d, "AcquisitionNumber", k // 2), slices=8)
+    (stack,) = sort_into_stacks(stepped[:2] + stepped[4:])
+    with pytest.raises(GapInSeries):
+        read_series(stack.paths)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "values"),
+    [
+        ("PixelSpacing", (["0.6835", "0.6835"], ["0.683594", "0.683594"])),
+        ("ImageOrientationPatient", (["1", "0", "0", "0", "1", "0"], ["1", "0", "0", "0", "1", "0.00051"])),
+        ("SliceThickness", ("2.9995", "3.0")),
+    ],
+)
+def test_one_value_written_in_two_ways_is_one_stack(tmp_path: Path, keyword: str, values: tuple) -> None:
+    """Every second image in another stack would be two series with twice the spacing."""
+    paths = part(tmp_path, "all", lambda data, index: setattr(data, keyword, values[index % 2]), slices=6)
+    (stack,) = sort_into_stacks(paths)
+    assert read_series(stack.paths).slice_spacing_mm == pytest.approx(3.0, abs=0.01)
+
+
+@pytest.mark.parametrize("written", ["101500.x", "١٠١٥٠٠", "9" * 60, "10:15:00", "nan", ""])
+def test_times_that_are_none_tell_nothing_apart(tmp_path: Path, written: str) -> None:
+    def change(data: Dataset, _: int) -> None:
+        for keyword in ("AcquisitionTime", "ContentTime", "AcquisitionDateTime"):
+            data.add_new(keyword, "LO", written)
+
+    one, two = part(tmp_path, "one", change), part(tmp_path, "two", change)
+    assert sets(sort_into_stacks([*one, *two])) == [{*one, *two}]
 
 
 def test_step_and_shoot_is_one_stack_and_another_dose_is_another_scan(tmp_path: Path) -> None:
