@@ -1,7 +1,14 @@
 """Section 7 of the statement: associations, presentation contexts, status codes."""
 
 from dicomnode.conformance.document import Items, Section, Table, code, table
-from dicomnode.conformance.facts import SENT_SYNTAX, accepted, sent_to, status_ranges, uid_name
+from dicomnode.conformance.facts import (
+    DEFAULT_SYNTAX,
+    SENT_SYNTAX,
+    accepted,
+    sent_to,
+    status_ranges,
+    uid_name,
+)
 from dicomnode.conformance.querying import proposed_to_sources, query_statuses
 from dicomnode.journey.delivery import pause_before
 from dicomnode.network import listener, protocol, requestor
@@ -158,11 +165,12 @@ def _initiation(settings: Settings) -> Section:
             kind.what,
             uid_name(kind.sop_class_uid),
             code(kind.sop_class_uid),
-            f"{uid_name(SENT_SYNTAX)} {code(SENT_SYNTAX)}",
+            f"{uid_name(syntax)} {code(syntax)}",
             "SCU",
         )
         for peer in settings.destinations
         for kind in sent_to(peer)
+        for syntax in (SENT_SYNTAX, DEFAULT_SYNTAX)
     ]
     echo = (
         uid_name(protocol.VERIFICATION),

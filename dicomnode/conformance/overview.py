@@ -208,6 +208,7 @@ def _delivery(settings: Settings) -> list[str]:
         return ["No destination is configured: results stay in the spool."]
     return [
         f"Destination {code(peer.name)}: {code(peer.ae_title)} at {code(f'{peer.host}:{peer.port}')} gets, "
-        f"in this order: {', '.join(kind.what for kind in sent_to(peer))}; all in {uid_name(SENT_SYNTAX)}."
+        f"in this order: {', '.join(kind.what for kind in sent_to(peer))}; in "
+        f"{uid_name(SENT_SYNTAX)}, if it is accepted."
         for peer in settings.destinations
     ]

@@ -3,7 +3,15 @@
 from typing import get_args
 
 from dicomnode.conformance.document import Section, code, table
-from dicomnode.conformance.facts import SENT_SYNTAX, is_enhanced, refusals, sent_to, sentence, uid_name
+from dicomnode.conformance.facts import (
+    DEFAULT_SYNTAX,
+    SENT_SYNTAX,
+    is_enhanced,
+    refusals,
+    sent_to,
+    sentence,
+    uid_name,
+)
 from dicomnode.conformance.querying import query_service
 from dicomnode.dicom.admission import PROJECTION_GROUPS
 from dicomnode.dicom.dose import DoseSource
@@ -110,9 +118,9 @@ def _storage_scu(settings: Settings) -> Section:
             Section(
                 "Transcoding of transfer syntaxes",
                 (
-                    "None. Objects are written and sent uncompressed, in one transfer syntax. A "
-                    f"destination that does not accept {uid_name(SENT_SYNTAX)} for a class gets no object "
-                    "of it.",
+                    f"Objects are written, and sent byte for byte, in {uid_name(SENT_SYNTAX)}. A destination "
+                    f"that accepts a class in {uid_name(DEFAULT_SYNTAX)} only gets its objects without their "
+                    "VRs, otherwise unchanged. What it accepts in neither it does not get.",
                 ),
             ),
         ),

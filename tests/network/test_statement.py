@@ -186,7 +186,7 @@ def test_what_is_proposed_to_a_destination_is_what_the_table_says(report: bool, 
         (str(context.abstract_syntax), str(syntax)) for context in asked for syntax in context.transfer_syntax
     }
     assert proposed == told
-    assert len(proposed) == len(sent_to(destination))
+    assert len(proposed) == 2 * len(sent_to(destination))
 
 
 def test_what_is_proposed_to_a_source_is_what_the_table_says(tmp_path: Path) -> None:
