@@ -344,3 +344,19 @@ def test_warnings_about_values_stay_off_the_terminal(tmp_path: Path) -> None:
     )
     assert json.loads(done.stdout)["series"][0]["accepted"]
     assert not done.stderr.strip(), done.stderr.decode()
+
+
+def test_a_gap_beside_another_broken_rule_ends_nothing(tmp_path: Path, inspect: Answer) -> None:
+    """A slice is missing, and what is there is sheared, or of two scans in turn: the others are told, too."""
+
+    def sheared(data: Dataset, index: int) -> None:
+        data.ImagePositionPatient = [-24, -150 + 0.5 * index, -300 + 3 * index]
+
+    def in_turn(data: Dataset, index: int) -> None:
+        data.AcquisitionNumber = index % 2 + 1
+
+    for name, change in {"sheared": sheared, "turns": in_turn}.items():
+        make_series(tmp_path / name, slices=9, change=change)[4].unlink()
+    make_series(tmp_path / "scout", slices=1, image_type=("ORIGINAL", "PRIMARY", "LOCALIZER"))
+    rules = [one["rule"] for one in inspect(tmp_path)["series"]]
+    assert sorted(rules) == ["gap-in-series", "gap-in-series", "localizer"]

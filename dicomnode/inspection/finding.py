@@ -131,9 +131,18 @@ def _as_far_as_it_goes(
     finding: Finding, refusal: SeriesRefused, paths: Sequence[Path], judge: Judge
 ) -> Finding:
     """A refused stack with its dose; where only slices are missing also with what the others show."""
-    if isinstance(refusal, GapInSeries | UnevenSpacing):
-        return _refused(_measured(finding, read_series(paths, whole=False), judge), refusal)
+    seen = _despite_gaps(paths) if isinstance(refusal, GapInSeries | UnevenSpacing) else None
+    if seen is not None:
+        return _refused(_measured(finding, seen, judge), refusal)
     return replace(_refused(finding, refusal), dose=_dose_if_scan(paths, judge))
+
+
+def _despite_gaps(paths: Sequence[Path]) -> CtSeries | None:
+    """A series with missing or uneven slices; None where it breaks another rule, too."""
+    try:
+        return read_series(paths, whole=False)
+    except SeriesRefused:
+        return None
 
 
 def _first_header(paths: Sequence[Path]) -> Dataset:
