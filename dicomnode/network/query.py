@@ -16,6 +16,7 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import build_context, build_role
 
+from dicomnode.checked import is_uid
 from dicomnode.errors import DicomnodeError, NetworkError, PeerBusy, PeerRefused, PeerUnreachable
 from dicomnode.network import protocol, requestor
 from dicomnode.network.filing import Request
@@ -77,7 +78,8 @@ def fetch_dose_reports(
     with _association(source, calling_ae, patience, on_store) as association:
         answers = list(_find(association, source, wanted))
         # Not every archive heeds a key that it need not know: the modality is looked at again here.
-        series = [str(one.SeriesInstanceUID) for one in answers if one.get("Modality") == "SR"]
+        named = (str(one.get("SeriesInstanceUID")) for one in answers if one.get("Modality") == "SR")
+        series = [uid for uid in named if is_uid(uid)]
         for series_uid in series:
             _get(association, source, _series_level(study_uid, series_uid))
     return len(set(kept))
