@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from dicomnode.dicom.series import ACQUISITION_KEYS
-from dicomnode.dicom.stacking import SPACING_TOLERANCE, SPACING_TOLERANCE_MM
+from dicomnode.dicom.stacking import step_tolerance_mm
 from dicomnode.dicom.values import finite, numbers, text
 
 TOLD_BY: Final = (*ACQUISITION_KEYS, "ImageType", "TriggerTime")
@@ -21,6 +21,8 @@ TOLD_BY: Final = (*ACQUISITION_KEYS, "ImageType", "TriggerTime")
 
 TIMES: Final = ("AcquisitionDateTime", "AcquisitionTime", "ContentTime")
 """One value a phase, or one an image: then the pauses between them tell the phases."""
+TIMES_OF_SCANS: Final = TIMES[:2]
+"""Those of the X-rays; Content Time is of the reconstruction."""
 
 SAME_PLACE_MM: Final = 0.01
 LEAST_IN_SCAN: Final = 2
@@ -69,6 +71,18 @@ def without_repeats(group: Group) -> list[Group]:
             return [
                 Group(group.facts | {keyword: f"turn {number}"}, run) for number, run in enumerate(runs, 1)
             ]
+    return _overlapping(group)
+
+
+def _overlapping(group: Group) -> list[Group]:
+    """Scans one behind the other that overlap at their ends: more of them than images lie at any place."""
+    held = Counter(_places(group.images)).values()
+    if 2 * sum(count > 1 for count in held) > len(held):
+        return [group]
+    for keyword in (*ACQUISITION_KEYS, *TIMES_OF_SCANS):
+        parts = apart(group.images, partial(_only, keyword))
+        if len(parts) > 1 and all(len(part.images) >= LEAST_IN_SCAN and _crowd(part) == 1 for part in parts):
+            return [Group(group.facts | part.facts, part.images) for part in parts]
     return [group]
 
 
@@ -131,9 +145,24 @@ def _in_turn(group: Group, keyword: str, crowd: int) -> list[list[Image]] | None
     for cuts in (longest, rounds) if even else (longest,):
         runs = _cut(images, cuts)
         # images of one moment are not told apart by the order in which they happen to stand
-        if all(pauses[at - 1] > 0 for at in cuts) and not any(_crowd(Group({}, run)) > 1 for run in runs):
+        if any(pauses[at - 1] <= 0 for at in cuts) or any(_crowd(Group({}, run)) > 1 for run in runs):
+            continue
+        if even or all(_one_way(run, keyword) for run in runs):
             return runs
     return None
+
+
+def _one_way(run: Sequence[Image], keyword: str) -> bool:
+    """Whether the images lie along the patient as they were made. A cut within a scan leaves its end with the
+    next scan, which begins somewhere else."""
+    moments: dict[str, list[float]] = {}
+    for image in run:
+        moments.setdefault(text(image[1], keyword), []).extend(place(image)[:1])
+    steps = [
+        (max(one) <= min(other) + SAME_PLACE_MM, min(one) >= max(other) - SAME_PLACE_MM)
+        for one, other in pairwise(heights for heights in moments.values() if heights)
+    ]
+    return all(up for up, _ in steps) or all(down for _, down in steps)
 
 
 def _cut(images: list[Image], at: Sequence[int]) -> list[list[Image]]:
@@ -173,11 +202,7 @@ def _is_even(group: Group) -> bool:
         return True  # places that are not told speak for no cut
     steps = np.diff(heights)
     spacing = float(np.median(steps))
-    return bool(spacing > SAME_PLACE_MM and np.all(np.abs(steps - spacing) <= _tolerance_mm(spacing)))
-
-
-def _tolerance_mm(spacing_mm: float) -> float:
-    return min(max(SPACING_TOLERANCE_MM, SPACING_TOLERANCE * spacing_mm), 0.45 * spacing_mm)
+    return bool(spacing > SAME_PLACE_MM and np.all(np.abs(steps - spacing) <= step_tolerance_mm(spacing)))
 
 
 def _do_not_fit(parts: Sequence[Group]) -> bool:
@@ -185,4 +210,4 @@ def _do_not_fit(parts: Sequence[Group]) -> bool:
     ranges = sorted((float(_heights(part)[0]), float(_heights(part)[-1])) for part in parts)
     steps = [_spacing_mm(part) for part in parts]
     overlap = any(before[1] > after[0] + SAME_PLACE_MM for before, after in pairwise(ranges))
-    return overlap or max(steps) - min(steps) > _tolerance_mm(min(steps))
+    return overlap or max(steps) - min(steps) > step_tolerance_mm(min(steps))

@@ -35,6 +35,8 @@ AXIAL_LIMIT_DEG: Final = 45.0
 SPACING_TOLERANCE_MM: Final = 0.1
 """Positions are often written with one decimal."""
 SPACING_TOLERANCE: Final = 0.1
+ROUNDING_MM: Final = 1e-6
+"""0.8 - 0.7 is more than 0.1 in binary."""
 SAME_POSITION: Final = 0.1
 """Closer than this share of the median step counts as the same place."""
 PIXEL_MM: Final = (0.02, 20.0)
@@ -151,8 +153,7 @@ def _check_duplicates(heights: NDArray[np.float64], steps: NDArray[np.float64], 
 
 
 def _check_gaps(heights: NDArray[np.float64], steps: NDArray[np.float64], spacing: float) -> None:
-    tolerance = min(max(SPACING_TOLERANCE_MM, SPACING_TOLERANCE * spacing), 0.45 * spacing)
-    uneven = np.flatnonzero(np.abs(steps - spacing) > tolerance)
+    uneven = np.flatnonzero(np.abs(steps - spacing) > step_tolerance_mm(spacing))
     missing = [
         float(heights[at] + part * spacing)
         for at in uneven
@@ -167,6 +168,12 @@ def _check_gaps(heights: NDArray[np.float64], steps: NDArray[np.float64], spacin
         raise UnevenSpacing(
             f"the spacing is not even: {_listed(steps[uneven])} mm where the median is {spacing:.4g} mm"
         )
+
+
+def step_tolerance_mm(spacing_mm: float) -> float:
+    """How far a step may be from the usual one: a digit of the first decimal, or a tenth, if that is more."""
+    tolerance = max(SPACING_TOLERANCE_MM, SPACING_TOLERANCE * spacing_mm)
+    return min(tolerance, 0.45 * spacing_mm) + ROUNDING_MM
 
 
 def _check_straight(planes: Sequence[Plane], steps: NDArray[np.float64]) -> None:

@@ -8,7 +8,6 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -82,12 +81,13 @@ def sort_into_stacks(paths: Sequence[Path]) -> tuple[Stack, ...]:
         for by_grid in by_acquisition(by_place)
         for part in _at_dose_jumps(by_grid)
     ]
+    given = {path: number for number, path in enumerate(paths)}
     groups.sort(key=lambda group: (-len(group.images), _key(group.facts)))
     differing = tuple(sorted(_differing(groups)))
     return tuple(
         Stack(
             _key(group.facts),
-            tuple(path for path, _ in group.images),
+            tuple(sorted((path for path, _ in group.images), key=given.__getitem__)),
             tuple(name for name in differing if name in group.facts),
         )
         for group in groups
@@ -147,15 +147,31 @@ def _at_dose_jumps(group: Group) -> list[Group]:
         runs = _runs(group, keyword)
         if keyword not in ACQUISITION_KEYS and min(len(run.images) for run in runs) < SHORTEST_SCAN:
             continue
-        parts = [runs[0]]
-        for before, after in pairwise(runs):
-            if _jump(before, after):
-                parts.append(after)
-            else:
-                parts[-1] = Group(parts[-1].facts, parts[-1].images + after.images)
+        parts = _cut_at_jumps(runs)
         if len(parts) > 1 and len(runs) == len({text(run.images[0][1], keyword) for run in runs}):
             return parts
     return [group]
+
+
+def _cut_at_jumps(runs: Sequence[Group]) -> list[Group]:
+    parts, before = [runs[0]], runs[1] if _is_outlier(runs, 0) else runs[0]
+    for at, run in enumerate(runs[1:], 1):
+        outlier = _is_outlier(runs, at)
+        if not outlier and _jump(before, run):
+            parts.append(run)
+        else:
+            parts[-1] = Group(parts[-1].facts, parts[-1].images + run.images)
+        before = before if outlier else run
+    return parts
+
+
+def _is_outlier(runs: Sequence[Group], at: int) -> bool:
+    """One image whose dose fits neither neighbour, which fit each other: that is no scan but a value that
+    `dose_vector` replaces."""
+    if len(runs[at].images) > 1 or len(runs) < 3:
+        return False
+    one, other, *_ = (runs[k] for k in (at - 1, at + 1, at - 2, at + 2) if 0 <= k < len(runs))
+    return _jump(one, runs[at]) and _jump(runs[at], other) and not _jump(one, other)
 
 
 def _runs(group: Group, keyword: str) -> list[Group]:

@@ -259,3 +259,58 @@ def test_the_order_of_arrival_does_not_count(tmp_path: Path, order: list[int]) -
         (stack.key, set(stack.paths)) for stack in sort_into_stacks(paths)
     ]
     assert sorted(path for stack in stacks for path in stack.paths) == paths
+
+
+@pytest.mark.parametrize("odd", [0, 5, 11])
+def test_one_odd_dose_of_step_and_shoot_is_no_scan(tmp_path: Path, odd: int) -> None:
+    """Every rotation has a number of its own; the dose that stands out is replaced, not taken for a scan."""
+
+    def numbered(data: Dataset, index: int) -> None:
+        data.AcquisitionNumber = index + 1
+
+    doses = [30.0 if index == odd else 10.0 for index in range(12)]
+    (stack,) = sort_into_stacks(part(tmp_path, "all", numbered, slices=12, ctdivol_mgy=doses))
+    reading = read_dose(read_series(stack.paths).headers)
+    assert "CTDIVOL_OUTLIER_REPLACED" in reading.flags
+    assert max(reading.ctdivol_mgy) == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("keyword", ["AcquisitionNumber", "AcquisitionTime"])
+def test_volumes_that_overlap_at_their_ends_are_a_stack_each(tmp_path: Path, keyword: str) -> None:
+    """Four wide volumes stitched along the patient: two at a place at most, and yet four scans."""
+
+    def stitched(data: Dataset, index: int) -> None:
+        volume, at = divmod(index, 6)
+        setattr(data, keyword, str(101500 + 3 * volume))
+        data.ImagePositionPatient = [-24, -150, -300 + 0.5 * (5 * volume + at)]
+
+    paths = part(tmp_path, "all", stitched, slices=24)
+    stacks = sort_into_stacks(paths)
+    assert sorted(map(sorted, sets(stacks))) == [paths[at : at + 6] for at in range(0, 24, 6)]
+    assert all(read_series(stack.paths).slices == 6 for stack in stacks)
+
+
+def test_no_stack_is_made_of_the_end_of_one_scan_and_the_next(tmp_path: Path) -> None:
+    """A scan whose reconstruction paused in the middle, and a second one of its first half: the longest pause
+    is not the one between them, and both halves together would look whole."""
+
+    def first(data: Dataset, index: int) -> None:
+        data.ContentTime = f"10{15 + (index >= 6)}{index:02d}"
+
+    def second(data: Dataset, index: int) -> None:
+        data.ContentTime = f"1016{30 + index}"
+
+    paths = part(tmp_path, "one", first, slices=12) + part(tmp_path, "two", second, slices=6)
+    for stack in sort_into_stacks(paths):
+        with pytest.raises(DuplicatePosition):
+            read_series(stack.paths)
+
+
+def test_positions_with_one_decimal_are_even(tmp_path: Path) -> None:
+    """Steps of 0.75 mm are then 0.7 and 0.8."""
+
+    def rounded(data: Dataset, index: int) -> None:
+        data.ImagePositionPatient = [-24, -150, f"{-300 + 0.75 * index:.1f}"]
+
+    (stack,) = sort_into_stacks(part(tmp_path, "all", rounded, slices=20))
+    assert read_series(stack.paths).slice_spacing_mm == pytest.approx(0.75, abs=0.01)
