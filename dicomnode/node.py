@@ -261,7 +261,7 @@ class _Desk:
             case _End(outcome, series_uids):
                 self._watch.association_ended(series_uids, now, released=outcome == "released")
             case _Count(series_uid, images):
-                self._watch.told(series_uid, images)
+                self._watch.told(series_uid, images - self._beside(series_uid))
 
     def _arrived(self, received: ReceivedInstance, now: float) -> None:
         """Note an instance that is safe on the disk."""
@@ -279,6 +279,11 @@ class _Desk:
                 return
             self._open(series_uid, received.study_instance_uid)
         self._watch.arrived(series_uid, received.arrival(now))
+
+    def _beside(self, series_uid: str) -> int:
+        """How many objects of a series are kept beside its images: an archive counts them, too."""
+        held = self._watch.open_series().get(series_uid, 0)
+        return max(len(self._spool.instances(series_uid)) - held, 0)
 
     def hand_in(self, now: float) -> None:
         """Make jobs of the series that are complete by now."""
