@@ -409,6 +409,8 @@ def test_sources_make_the_node_a_user_of_queries(settings: Settings) -> None:
     assert "no `sources` are configured" in silent
     source = {"name": "archive", "ae_title": "ARCHIVE", "host": "127.0.0.1", "port": 104}
     asking = statement(changed(sources=[source]))
+    assert "while one knows of more" in asking
+    assert "while one knows of more" not in silent
     for uid in (*QUERY_CLASSES, *protocol.DOSE_REPORT_CLASSES):
         assert any(f"`{uid}`" in row for row in rows_under(asking, "Proposed presentation contexts"))
     [role] = [row for row in rows_under(asking, "Roles") if row[0] == "Query/Retrieve"]

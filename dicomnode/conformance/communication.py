@@ -269,13 +269,9 @@ def _pauses(retry: Retry) -> str:
     return f"{', '.join(pauses)} s and so on, doubling up to {retry.longest_seconds:g} s"
 
 
-def _dimse_statuses(settings: Settings) -> Section:
-    answers = [
-        (one.kind, code(f"{one.status:04X}"), one.meaning, one.sender)
-        for one in sorted(protocol.ANSWERS, key=lambda one: one.status)
-    ]
+def _received_statuses() -> list[tuple[str, str, str]]:
     stored, later = protocol.stored, protocol.come_back_later
-    received = [
+    return [
         (
             "Success and warnings",
             status_ranges(stored),
@@ -294,6 +290,13 @@ def _dimse_statuses(settings: Settings) -> Section:
             "The instance is not sent again, the others still are. `dicomnode status` tells it, with the "
             "status.",
         ),
+    ]
+
+
+def _dimse_statuses(settings: Settings) -> Section:
+    answers = [
+        (one.kind, code(f"{one.status:04X}"), one.meaning, one.sender)
+        for one in sorted(protocol.ANSWERS, key=lambda one: one.status)
     ]
     return Section(
         "DIMSE services",
@@ -314,7 +317,7 @@ def _dimse_statuses(settings: Settings) -> Section:
             ),
             Section(
                 "C-STORE as SCU",
-                (table("Status codes received", "Meaning | Codes | Behaviour", received),),
+                (table("Status codes received", "Meaning | Codes | Behaviour", _received_statuses()),),
             ),
             Section(
                 "C-ECHO",

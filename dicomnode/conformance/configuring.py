@@ -88,26 +88,30 @@ def security(settings: Settings) -> Section:
             ),
             Section("User Identity Negotiation", ("Not supported: not proposed, and ignored where it is.",)),
             Section("Web services security features", ("There are no web services.",)),
-            Section(
-                "Other security features",
+            _other_security(),
+        ),
+    )
+
+
+def _other_security() -> Section:
+    return Section(
+        "Other security features",
+        (
+            Items(
                 (
-                    Items(
-                        (
-                            "Associations: only called AE title and callers as configured (7.2.1.4), with "
-                            "limits of number, size and time (7.1.1, 7.2.1.2).",
-                            "Deflated transfer syntax is refused, sizes are checked before pixels are "
-                            "decoded, and file names come from hashes, never from data.",
-                            "Spool: folders with mode 0700, files with 0600, not encrypted by the node. "
-                            "It holds identified images: use an encrypted disk, and a user for the node "
-                            "alone.",
-                            "Log: UIDs as hashes; no patient data and no data sets. AE titles and "
-                            "addresses of peers do appear.",
-                            "Preambles of received files are replaced by zeros.",
-                            "Weights of a model are read without executing anything, and only when their "
-                            "digest is the one its card names.",
-                        )
-                    ),
-                ),
+                    "Associations: only called AE title and callers as configured (7.2.1.4), with "
+                    "limits of number, size and time (7.1.1, 7.2.1.2).",
+                    "Deflated transfer syntax is refused, sizes are checked before pixels are "
+                    "decoded, and file names come from hashes, never from data.",
+                    "Spool: folders with mode 0700, files with 0600, not encrypted by the node. "
+                    "It holds identified images: use an encrypted disk, and a user for the node "
+                    "alone.",
+                    "Log: UIDs as hashes; no patient data and no data sets. AE titles and "
+                    "addresses of peers do appear.",
+                    "Preambles of received files are replaced by zeros.",
+                    "Weights of a model are read without executing anything, and only when their "
+                    "digest is the one its card names.",
+                )
             ),
         ),
     )

@@ -72,17 +72,21 @@ def services(settings: Settings) -> Section:
             Section("Media services", (_NOT,)),
             Section("Real-Time Video services", (_NOT,)),
             _rules(settings),
-            Section(
-                "Specific Character Sets",
-                (
-                    "Received data sets are kept byte for byte, whatever their character set. Derived "
-                    "images and reports keep Specific Character Set (0008,0005) and the encoded names and "
-                    "texts of the source, which are not converted. What this program adds is 7-bit ASCII "
-                    "without backslash and tilde, so that it reads the same in every set. Series "
-                    "Description is decoded, given its prefix, cut to 64 characters and encoded again in "
-                    "the set of the source.",
-                ),
-            ),
+            _character_sets(),
+        ),
+    )
+
+
+def _character_sets() -> Section:
+    return Section(
+        "Specific Character Sets",
+        (
+            "Received data sets are kept byte for byte, whatever their character set. Derived "
+            "images and reports keep Specific Character Set (0008,0005) and the encoded names and "
+            "texts of the source, which are not converted. What this program adds is 7-bit ASCII "
+            "without backslash and tilde, so that it reads the same in every set. Series "
+            "Description is decoded, given its prefix and the number of the revision, cut to 64 "
+            "characters and 64 bytes, and encoded again in the set of the source.",
         ),
     )
 

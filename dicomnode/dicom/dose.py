@@ -26,14 +26,16 @@ from dicomnode.dicom.dose_vector import repaired
 from dicomnode.dicom.exposure import has_tin_filter, read_exposure, tube_current_ma
 from dicomnode.dicom.private_elements import CANON_PRIVATE, private_number
 from dicomnode.dicom.reconstruction import is_iterative
+from dicomnode.dicom.series import ACQUISITION_KEYS
 from dicomnode.dicom.values import number, text
 
 DoseSource = Literal["ctdivol-tag", "radiation-dose-report", "computed-from-mas", "none"]
 
 DIFFERS: Final = 1.5
 """Images and report that are further apart than this factor are not about the same dose."""
-ACQUISITION_JUMP: Final = 2.0
-ACQUISITION_KEYS: Final = ("AcquisitionNumber", "IrradiationEventUID", "AcquisitionDateTime")
+DOSE_JUMP: Final = 2.0
+"""Between neighbours of two acquisitions; exposure control does not jump like that."""
+SCAN_KEYS: Final = (*ACQUISITION_KEYS, "AcquisitionDateTime")
 
 SSDE_BODY: Final = (3.704369, 0.03671937)
 SSDE_HEAD: Final = (1.874799, 0.03871313)
@@ -332,11 +334,11 @@ def _flag_jump(headers: Sequence[Dataset], ctdivol: NDArray[np.float64] | None, 
     """A dose that changes at once where the acquisition does."""
     if ctdivol is None:
         return
-    for keyword in ACQUISITION_KEYS:
+    for keyword in SCAN_KEYS:
         told = [text(header, keyword) for header in headers]
         for at in range(1, len(headers)):
             ratio = ctdivol[at] / ctdivol[at - 1]
-            if _begins(told, at, keyword) and max(ratio, 1 / ratio) > ACQUISITION_JUMP:
+            if _begins(told, at, keyword) and max(ratio, 1 / ratio) > DOSE_JUMP:
                 flags.add("ACQUISITIONS_DIFFER")
 
 

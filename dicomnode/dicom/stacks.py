@@ -15,6 +15,7 @@ from typing import Final
 from pydicom.dataset import Dataset
 
 from dicomnode.dicom.admission import admit
+from dicomnode.dicom.dose import DOSE_JUMP, SCAN_KEYS
 from dicomnode.dicom.exposure import read_exposure
 from dicomnode.dicom.phases import Group, apart, by_acquisition, place, without_repeats
 from dicomnode.dicom.series import ACQUISITION_KEYS, NUMBER_TOLERANCE, read_headers
@@ -48,8 +49,6 @@ where those differ the series is not several stacks but a mistake, and is refuse
 DECIMALS: Final = 3
 SHORTEST_SCAN: Final = 3
 """Images that share a time of acquisition, to be a scan by it; many scanners give each image its own."""
-DOSE_JUMP: Final = 2.0
-"""Between neighbours of two acquisitions; exposure control does not jump like that."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ def _equal(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 def _at_dose_jumps(group: Group) -> list[Group]:
     """Acquisitions that follow each other with another dose are two scans; with the same, steps of one."""
-    for keyword in (*ACQUISITION_KEYS, "AcquisitionDateTime"):
+    for keyword in SCAN_KEYS:
         runs = _runs(group, keyword)
         if keyword not in ACQUISITION_KEYS and min(len(run.images) for run in runs) < SHORTEST_SCAN:
             continue
