@@ -77,11 +77,13 @@ def without_repeats(group: Group) -> list[Group]:
 def _overlapping(group: Group) -> list[Group]:
     """Scans one behind the other that overlap at their ends: more of them than images lie at any place."""
     held = Counter(_places(group.images)).values()
-    if 2 * sum(count > 1 for count in held) > len(held):
+    shared = sum(count > 1 for count in held)
+    if 2 * shared > len(held):
         return [group]
     for keyword in (*ACQUISITION_KEYS, *TIMES_OF_SCANS):
         parts = apart(group.images, partial(_only, keyword))
-        if len(parts) > 1 and all(len(part.images) >= LEAST_IN_SCAN and _crowd(part) == 1 for part in parts):
+        scans = all(len(part.images) >= LEAST_IN_SCAN and _crowd(part) == 1 for part in parts)
+        if 1 < len(parts) <= shared + 1 and scans:
             return [Group(group.facts | part.facts, part.images) for part in parts]
     return [group]
 
