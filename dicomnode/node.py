@@ -26,10 +26,9 @@ from dicomnode.errors import DicomnodeError, DoseUnknown, InstanceRefused, JobEr
 from dicomnode.journey.asking import Asking, Counting
 from dicomnode.journey.job import Job, Observer, read_jobs, retry_requests
 from dicomnode.journey.workflow import Journey
-from dicomnode.network import part10, protocol
+from dicomnode.network import protocol
 from dicomnode.network.completeness import Arrival, Completion, SeriesWatch
-from dicomnode.network.filing import arrival_of
-from dicomnode.network.header import read_header
+from dicomnode.network.filing import arrival_of, read_file_header
 from dicomnode.network.receive import AssociationOutcome, ReceivedInstance, Receiver
 from dicomnode.settings import Settings
 from dicomnode.spool import Spool, key
@@ -272,7 +271,7 @@ class _Desk:
             self.journey.report_came(study_uid, received.sop_instance_uid, received.path)
             return
         if received.sop_class_uid not in protocol.IMAGE_CLASSES:
-            log.info("kept beside the images, no CT: an object of series %s", protocol.short(series_uid))
+            log.debug("kept beside the images, no CT: an object of series %s", protocol.short(series_uid))
             return
         if series_uid not in self._watched:
             if not received.new and self._taken(series_uid, received.path.name):
@@ -321,14 +320,12 @@ class _Desk:
         """(study UID, series UID, arrival) of each CT image that can be read; dose reports are noted."""
         for path in paths:
             try:
-                content = path.read_bytes()
-                meta = part10.parse_meta(content, path.name)
-                header = read_header(content[meta.data_set_at :], meta.transfer_syntax_uid)
-            except (OSError, NetworkError, InstanceRefused) as error:
+                header = read_file_header(path)
+            except (OSError, NetworkError, InstanceRefused, ValueError) as error:
                 log.error("an image in the spool cannot be read (%s)", type(error).__name__)
                 continue
-            if meta.sop_class_uid in protocol.DOSE_REPORT_CLASSES:
+            if header.sop_class_uid in protocol.DOSE_REPORT_CLASSES:
                 self.journey.reports.add(header.study_instance_uid, header.sop_instance_uid, path)
-            elif meta.sop_class_uid in protocol.IMAGE_CLASSES:
+            elif header.sop_class_uid in protocol.IMAGE_CLASSES:
                 arrival = arrival_of(header, at_seconds)
                 yield header.study_instance_uid, header.series_instance_uid, arrival

@@ -4,12 +4,15 @@ import json
 import socket
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.uid import RawDataStorage
 
 from dicomnode.__main__ import main
 from dicomnode.engines.catalog import load_engine
@@ -48,6 +51,28 @@ def test_a_second_node_on_the_same_spool_does_not_start(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
     with Node(settings, engine=ENGINE), pytest.raises(SpoolError, match="another dicomnode process"):
         Node(settings, engine=ENGINE)._spool.claim()
+
+
+def test_a_large_object_beside_the_images_takes_no_memory_at_the_start(tmp_path: Path) -> None:
+    """Raw data of a scanner may be a gigabyte; of what lies in the spool only headers are wanted."""
+    settings = settings_for(tmp_path)
+    path = low_dose_series(tmp_path / "in", slices=1)[0]
+    raw = dcmread(path)
+    raw.SOPClassUID = raw.file_meta.MediaStorageSOPClassUID = RawDataStorage
+    raw.PixelData = bytes(32 << 20)
+    with Node(settings, engine=ENGINE) as node:
+        folder = node._spool.series_folder(str(raw.SeriesInstanceUID))
+        folder.mkdir(mode=0o700)
+        raw.save_as(folder / "raw.dcm")
+        del raw
+        assert node._desk is not None
+        tracemalloc.start()
+        try:
+            node._desk.sweep(0.0)
+            _, peak_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak_bytes < 8 << 20
 
 
 def test_a_node_that_cannot_open_its_port_says_which_and_lets_everything_go(tmp_path: Path) -> None:
