@@ -99,8 +99,20 @@ def by_acquisition(group: Group) -> list[Group]:
         parts = apart(group.images, partial(_only, keyword))
         whole = all(len(part.images) >= LEAST_IN_SCAN and _is_even(part) for part in parts)
         if len(parts) > 1 and whole and _do_not_fit(parts):
-            return [Group(group.facts | part.facts, part.images) for part in parts]
+            return [Group(group.facts | part.facts, part.images) for part in _continued(parts)]
     return [group]
+
+
+def _continued(parts: Iterable[Group]) -> list[Group]:
+    """Rotations of one scan, which number themselves, put together: one goes on where the one before ends."""
+    scans: list[Group] = []
+    for part in sorted(parts, key=lambda one: float(_heights(one)[0])):
+        whole = Group(scans[-1].facts, scans[-1].images + part.images) if scans else part
+        if scans and _heights(scans[-1])[-1] < _heights(part)[0] and _is_even(whole):
+            scans[-1] = whole
+        else:
+            scans.append(part)
+    return scans
 
 
 def _only(keyword: str, header: Dataset) -> dict[str, Hashable]:

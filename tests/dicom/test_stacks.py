@@ -314,3 +314,17 @@ def test_positions_with_one_decimal_are_even(tmp_path: Path) -> None:
 
     (stack,) = sort_into_stacks(part(tmp_path, "all", rounded, slices=20))
     assert read_series(stack.paths).slice_spacing_mm == pytest.approx(0.75, abs=0.01)
+
+
+def test_rotations_that_go_on_are_one_scan_though_another_step_follows(tmp_path: Path) -> None:
+    """A head by step and shoot, every rotation with a number of its own: dense at the base, wide above."""
+
+    def stepped(data: Dataset, index: int) -> None:
+        data.AcquisitionNumber = index // 2 + 1
+        height_mm = 3 * index if index < 8 else 24 + 6 * (index - 8)
+        data.ImagePositionPatient = [-24, -150, -300 + height_mm]
+
+    paths = part(tmp_path, "all", stepped, slices=16)
+    stacks = sort_into_stacks(paths)
+    assert sorted(map(sorted, sets(stacks))) == [paths[:8], paths[8:]]
+    assert [read_series(stack.paths).slices for stack in stacks] == [8, 8]
