@@ -136,11 +136,11 @@ class Requestor:
 
     # --- messages -------------------------------------------------------------------------
 
-    def store(self, meta: FileMeta, path: Path, syntax: Syntax) -> int:
-        """Send one instance and return the status of the answer (PS3.7 section 9.3.1).
-
-        `syntax`: as `accepted` says; the bytes on disk, unless they must be Implicit VR.
-        """
+    def store(self, meta: FileMeta, path: Path) -> int:
+        """Send one instance that is `accepted` and return the status of the answer (PS3.7 section 9.3.1)."""
+        syntax = self.accepted(meta)
+        if syntax is None:
+            return protocol.CLASS_NOT_SUPPORTED
         context = self._contexts[syntax]
         try:
             content = memoryview(path.read_bytes())[meta.data_set_at :]

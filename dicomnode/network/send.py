@@ -127,12 +127,8 @@ def _send_one(
     association: Requestor, progress: _Progress, destination: Destination, meta: FileMeta, path: Path
 ) -> None:
     uid = meta.sop_instance_uid
-    syntax = association.accepted(meta)
-    if syntax is None:
-        progress.refused.append((uid, protocol.CLASS_NOT_SUPPORTED))
-        return
     try:
-        status = association.store(meta, path, syntax)
+        status = association.store(meta, path)
     except NetworkError:
         progress.waiting.appendleft((meta, path))
         raise
