@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean, median_low
+from statistics import median_low
 from typing import Final, Literal
 
 from pydicom.dataset import Dataset
@@ -19,7 +19,7 @@ from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.start_step import SliceFacts, StartStep, told
 from dicomnode.errors import DoseUnknown, GapInSeries, NotADoseReport, SeriesRefused, UnevenSpacing
 from dicomnode.inspection.folder import FoundStack
-from dicomnode.journey.matching import match_all, mean_ssde_mgy, regions_told, slice_facts
+from dicomnode.journey.matching import match_all, mean_diameter_mm, mean_ssde_mgy, regions_told, slice_facts
 from dicomnode.journey.projections import read_images
 from dicomnode.settings import Dose
 
@@ -205,7 +205,7 @@ def _refused(finding: Finding, refusal: SeriesRefused) -> Finding:
 def _measured(finding: Finding, series: CtSeries, judge: Judge) -> Finding:
     reading = read_dose(series.headers, judge.events(series.headers[0]))
     facts = slice_facts(series, reading, judge.dose.reference)
-    diameters_mm = [one.diameter_mm for one in facts if one.diameter_mm > 0]
+    diameter_mm = mean_diameter_mm(facts)
     noise_hu = [one.noise_hu for one in facts if one.noise_hu is not None]
     finding = replace(
         finding,
@@ -215,7 +215,7 @@ def _measured(finding: Finding, series: CtSeries, judge: Judge) -> Finding:
         pixel_spacing_mm=series.pixel_spacing_mm,
         slice_thickness_mm=series.slice_thickness_mm,
         slice_spacing_mm=round(series.slice_spacing_mm, 4),
-        water_equivalent_diameter_mm=round(fmean(diameters_mm), 1) if diameters_mm else None,
+        water_equivalent_diameter_mm=None if diameter_mm is None else round(diameter_mm, 1),
         noise_hu=round(median_low(noise_hu), 2) if noise_hu else None,
         steps=judge.engine.card.schedule.steps,
         regions=regions_told(facts),

@@ -69,7 +69,8 @@ def _told(dose: DoseFinding) -> str:
 
 def _size_and_noise(one: Finding) -> str:
     diameter_mm, noise_hu = one.water_equivalent_diameter_mm, one.noise_hu
-    size = "" if diameter_mm is None else f"Dw {diameter_mm:.0f} mm ({one.regions})"
+    known = "unknown" if diameter_mm is None else f"{diameter_mm:.0f} mm"
+    size = f"Dw {known} ({one.regions})" if one.regions else ""
     noise = "" if noise_hu is None else f"noise {noise_hu:.1f} HU"
     return ", ".join(part for part in (size, noise) if part)
 

@@ -167,6 +167,12 @@ def normal_mgy(row: RegionReference, diameter_mm: float) -> float:
     return on_body_phantom(row.ctdivol_mgy * grown * factors[0] / factors[1], row.phantom_cm, diameter_mm)
 
 
+def mean_diameter_mm(facts: Sequence[SliceFacts]) -> float | None:
+    """Water-equivalent diameter, the mean over the slices whose size is known; None where none is."""
+    known = [one.diameter_mm for one in facts if one.diameter_mm > 0 and UNKNOWN_SIZE not in one.flags]
+    return fmean(known) if known else None
+
+
 def slice_ssde_mgy(
     ctdivol_mgy: float | None, phantom_cm: int | None, diameter_mm: float, region: str
 ) -> float | None:
@@ -180,10 +186,11 @@ def slice_ssde_mgy(
 
 
 def mean_ssde_mgy(dose: DoseReading, facts: Sequence[SliceFacts]) -> float | None:
-    """The arithmetic mean of SSDE(z) over the slices that have one (DCM 113989)."""
+    """The arithmetic mean of SSDE(z) over the slices that have one (DCM 113989); none of a guessed size."""
     told = [
         slice_ssde_mgy(ctdivol, dose.phantom_cm, one.diameter_mm, one.region)
         for ctdivol, one in zip(dose.ctdivol_mgy, facts, strict=False)
+        if UNKNOWN_SIZE not in one.flags
     ]
     known = [value for value in told if value is not None]
     return fmean(known) if known else None

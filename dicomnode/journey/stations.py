@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
-from statistics import fmean, median_low
+from statistics import median_low
 from typing import Any, Final
 
 import numpy as np
@@ -38,7 +38,7 @@ from dicomnode.errors import HeldByQuality, NoSpread
 from dicomnode.journey.dose_reports import DoseReports
 from dicomnode.journey.job import Station
 from dicomnode.journey.manifest import OUTGOING, read_manifest
-from dicomnode.journey.matching import match_all, mean_ssde_mgy, regions_told, slice_facts
+from dicomnode.journey.matching import match_all, mean_diameter_mm, mean_ssde_mgy, regions_told, slice_facts
 from dicomnode.journey.order import Order
 from dicomnode.journey.projections import read_images
 from dicomnode.journey.writing import Work, earlier_results, write_objects
@@ -286,8 +286,6 @@ class Stations:
         """The facts for headers and report, from what the stations before left: the same after a crash."""
         made, verdict = _read(folder / "reconstruct.json"), _read(folder / "judge.json")
         starts, dose, facts = _starts(folder), _dose(folder), _facts(folder)
-        diameters_mm = [one.diameter_mm for one in facts if one.diameter_mm > 0]
-        diameter_mm = fmean(diameters_mm) if diameters_mm else None
         return Provenance(
             engine=made["engine"],
             model_id=made["model_id"],
@@ -299,7 +297,7 @@ class Stations:
             dose_fraction=median_low([start.dose_fraction for start in starts]),
             dose_decided_by=Counter(start.dose_decided_by for start in starts).most_common(1)[0][0],
             ssde_mgy=mean_ssde_mgy(dose, facts),
-            water_equivalent_diameter_mm=diameter_mm,
+            water_equivalent_diameter_mm=mean_diameter_mm(facts),
             start_step=median_low([start.step for start in starts]),
             steps=made["steps"],
             seed=made["seed"],

@@ -16,6 +16,7 @@ from dicomnode.dose_reference import DoseReference, Region, RegionReference
 from dicomnode.engines.start_step import PhotonSchedule, match
 from dicomnode.journey.matching import (
     bodies,
+    mean_diameter_mm,
     mean_ssde_mgy,
     normal_mgy,
     on_body_phantom,
@@ -231,6 +232,10 @@ def test_a_patient_cut_off_counts_as_one_of_the_reference_size(series: CtSeries)
     assert facts.diameter_mm == TABLE.row("chest").diameter_mm
     assert facts.flags == ("FOV_TRUNCATED", "SIZE_UNKNOWN")
     assert facts.overstated == "cut off"
+    assert mean_diameter_mm([facts]) is None, "a size that was not seen is not told"
+    assert mean_ssde_mgy(one, [facts]) is None
+    whole = replace(facts, flags=(), diameter_mm=250.0)
+    assert mean_diameter_mm([facts, whole]) == 250.0
     assert facts.normal_ctdivol_mgy == pytest.approx(TABLE.row("chest").ctdivol_mgy)
 
 
