@@ -25,7 +25,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from dicomnode.dicom.derived import write_derived
 from dicomnode.dicom.provenance import Identity, Provenance
+from dicomnode.dicom.report import write_report
+from dicomnode.dicom.series import read_series
 from dicomnode.dicom.stacks import sort_into_stacks
 from dicomnode.errors import SeriesRefused
 from tests.dicom.judged import Row, judge
@@ -228,6 +231,14 @@ def check(rows: list[Row], at_least: int) -> None:
 def _programs(program: Callable[[str], str]) -> None:
     for name in PROGRAMS:
         program(name)
+
+
+@pytest.fixture(autouse=True)
+def _tables(tmp_path: Path, identity: Identity, provenance: Provenance) -> None:
+    """The first SR of a process loads highdicom's tables of the standard, half a second: no report's cost."""
+    series = read_series(make_series(tmp_path / "first", slices=1))
+    images = write_derived(series, series.hounsfield, identity, provenance, tmp_path / "first-images")
+    write_report(series, images, identity, provenance, tmp_path / "first.dcm")
 
 
 @pytest.mark.slow
