@@ -36,7 +36,7 @@ from published scanner evaluations, good to about 25 %, so a computed dose is al
 PUBLISHED: Final = ("GE", "TOSHIBA", "CANON")
 PUBLISHED_WITHIN: Final = 0.25
 
-HEAD_WORDS: Final = frozenset({"HEAD", "BRAIN", "SKULL", "NEURO", "SINUS", "IAC", "KOPF"})
+HEAD_WORDS: Final = WORDS["head"]
 BODY_WORDS: Final = WORDS["chest"] | WORDS["abdomen-pelvis"] | {"BODY", "SPINE"}
 
 

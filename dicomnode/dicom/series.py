@@ -37,25 +37,16 @@ MOST_ELEMENTS: Final = 3000
 UID_CHARACTERS: Final = re.compile(r"[0-9.]{1,64}")
 """Leading zeros in a component are wrong, but in archives since before anybody checked."""
 
-SAME_TEXT: Final = (
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "PatientID",
+ONE_TEXT_A_STACK: Final = (
     "FrameOfReferenceUID",
-    "Manufacturer",
-    "ManufacturerModelName",
     "ConvolutionKernel",
     "FilterType",
     "ContrastBolusAgent",
     "BitsStored",
     "PixelRepresentation",
     "MultienergyCTAcquisition",
-    "FrameType",
-    "StackID",
 )
-"""Attributes that have one value in a series; more than one means several stacks under one UID."""
-
-SAME_NUMBER: Final = (
+ONE_NUMBER_A_STACK: Final = (
     "Rows",
     "Columns",
     "PixelSpacing",
@@ -64,8 +55,20 @@ SAME_NUMBER: Final = (
     "KVP",
     "ReconstructionDiameter",
     "TemporalPositionIndex",
+    "TemporalPositionIdentifier",
     "NominalPercentageOfCardiacPhase",
 )
+"""Attributes with one value in a stack; a series with more holds several, told apart by them."""
+ONE_TEXT_A_SERIES: Final = (
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "PatientID",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "FrameType",
+    "StackID",
+)
+"""Who the patient is and who made the image: where these differ a series is a mistake and is refused."""
 NUMBER_TOLERANCE: Final = 1e-3
 
 ACQUISITION_KEYS: Final = ("AcquisitionNumber", "IrradiationEventUID")
@@ -258,11 +261,11 @@ def _check_distinct(instances: Sequence[_Instance]) -> None:
 
 
 def _check_uniform(headers: Sequence[Dataset]) -> None:
-    for keyword in SAME_TEXT:
+    for keyword in ONE_TEXT_A_SERIES + ONE_TEXT_A_STACK:
         found = {text(header, keyword) for header in headers}
         if len(found) > 1:
             raise MixedSeries(f"{keyword} has {len(found)} values in this series; split it by {keyword}")
-    for keyword in SAME_NUMBER:
+    for keyword in ONE_NUMBER_A_STACK:
         first = numbers(headers[0], keyword)
         if not all(_near(numbers(header, keyword), first) for header in headers):
             raise MixedSeries(f"{keyword} changes within this series; split it by {keyword}")

@@ -18,33 +18,15 @@ from dicomnode.dicom.admission import admit
 from dicomnode.dicom.dose import DOSE_JUMP, SCAN_KEYS
 from dicomnode.dicom.exposure import read_exposure
 from dicomnode.dicom.phases import Group, apart, by_acquisition, place, without_repeats
-from dicomnode.dicom.series import ACQUISITION_KEYS, NUMBER_TOLERANCE, read_headers
+from dicomnode.dicom.series import (
+    ACQUISITION_KEYS,
+    NUMBER_TOLERANCE,
+    ONE_NUMBER_A_STACK,
+    ONE_TEXT_A_STACK,
+    read_headers,
+)
 from dicomnode.dicom.values import number, numbers, text
 from dicomnode.errors import SeriesRefused
-
-APART_BY_TEXT: Final = (
-    "FrameOfReferenceUID",
-    "ConvolutionKernel",
-    "FilterType",
-    "ContrastBolusAgent",
-    "BitsStored",
-    "PixelRepresentation",
-    "MultienergyCTAcquisition",
-)
-APART_BY_NUMBER: Final = (
-    "Rows",
-    "Columns",
-    "PixelSpacing",
-    "ImageOrientationPatient",
-    "SliceThickness",
-    "KVP",
-    "ReconstructionDiameter",
-    "TemporalPositionIndex",
-    "TemporalPositionIdentifier",
-    "NominalPercentageOfCardiacPhase",
-)
-"""Attributes with one value in a stack. Who the patient is and who made the image are not among them:
-where those differ the series is not several stacks but a mistake, and is refused."""
 
 DECIMALS: Final = 3
 SHORTEST_SCAN: Final = 3
@@ -95,15 +77,17 @@ def sort_into_stacks(paths: Sequence[Path]) -> tuple[Stack, ...]:
 
 def _sharing(headers: Sequence[Dataset]) -> Callable[[Dataset], dict[str, Hashable]]:
     """What all images of a stack share; for an image that is never enhanced only the rule that says so."""
-    levels = {keyword: _levels(numbers(header, keyword) for header in headers) for keyword in APART_BY_NUMBER}
+    levels = {
+        keyword: _levels(numbers(header, keyword) for header in headers) for keyword in ONE_NUMBER_A_STACK
+    }
 
     def shared(header: Dataset) -> dict[str, Hashable]:
         try:
             admit(header)
         except SeriesRefused as refusal:
             return {refusal.rule: True}
-        facts: dict[str, Hashable] = {keyword: text(header, keyword) for keyword in APART_BY_TEXT}
-        return facts | {keyword: levels[keyword][numbers(header, keyword)] for keyword in APART_BY_NUMBER}
+        facts: dict[str, Hashable] = {keyword: text(header, keyword) for keyword in ONE_TEXT_A_STACK}
+        return facts | {keyword: levels[keyword][numbers(header, keyword)] for keyword in ONE_NUMBER_A_STACK}
 
     return shared
 

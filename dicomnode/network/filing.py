@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from dicomnode.checked import is_uid
-from dicomnode.errors import InstanceRefused, NetworkError
+from dicomnode.errors import InstanceRefused
 from dicomnode.network import part10, protocol
 from dicomnode.network.completeness import Arrival
 from dicomnode.network.header import RawHeader, read_header, same_values
@@ -184,36 +184,6 @@ def arrival_of(header: RawHeader, at_seconds: float) -> Arrival:
     """What completeness needs to know of an instance that lies in the spool."""
     number, position_mm = header.instance_number, header.position_mm
     return Arrival(header.sop_instance_uid, number, position_mm, at_seconds, header.frames, header.part)
-
-
-@dataclass(frozen=True)
-class HeldSeries:
-    """A series as it lies in the spool. `broken` names files that no longer read as whole instances."""
-
-    study_instance_uid: str
-    series_instance_uid: str
-    arrivals: tuple[Arrival, ...]
-    broken: tuple[Path, ...]
-
-
-def read_back(folder: Path, at_seconds: float) -> HeldSeries | None:
-    """Read the headers of a series folder, for the start-up sweep; None when no file there is readable.
-
-    Every instance counts as arrived at `at_seconds`: a sender that was cut off by the restart gets the
-    whole quiet time to come back. Pixels are not read.
-    """
-    headers: list[RawHeader] = []
-    broken: list[Path] = []
-    for path in sorted(folder.glob("*.dcm")):
-        try:
-            headers.append(read_file_header(path))
-        except (InstanceRefused, NetworkError, OSError, ValueError):
-            broken.append(path)
-    if not headers:
-        return None
-    arrivals = tuple(arrival_of(header, at_seconds) for header in headers)
-    first = headers[0]
-    return HeldSeries(first.study_instance_uid, first.series_instance_uid, arrivals, tuple(broken))
 
 
 def read_file_header(path: Path) -> RawHeader:
