@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import shutil
@@ -19,6 +20,8 @@ from dicomnode.settings import Destination, Settings, load_settings
 if TYPE_CHECKING:
     from dicomnode.journey.job import Job
 
+INTERRUPTED: Final = 130
+"""The exit status of a command that was ended by SIGINT, as shells have it."""
 DEFAULT_CONFIG: Final = Path("configs/node.yaml")
 ELSEWHERE: Final = {
     "demo": ("dicomnode.demo", "run_demo", "see the whole journey on this machine, with a PACS of its own"),
@@ -34,15 +37,26 @@ ELSEWHERE: Final = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand and return the exit status: 0 done, 1 an error that is told, 2 wrong usage."""
+    """Run one subcommand and return the exit status: 0 done, 1 an error that is told, 2 wrong usage, 130."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parsed = _parser(given[0] if given else "").parse_args(given)
-    command: Callable[[argparse.Namespace], int] = parsed.command
+    for stream in (sys.stdout, sys.stderr):  # headers hold characters that a terminal may not know
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return command(parsed)
+        parsed = _parser(given[0] if given else "").parse_args(given)
+        command: Callable[[argparse.Namespace], int] = parsed.command
+        status = command(parsed)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever read the answer has read enough; nothing is to be flushed at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (DicomnodeError, OSError) as error:
         print(f"dicomnode: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("dicomnode: interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _parser(called: str) -> argparse.ArgumentParser:
@@ -121,14 +135,18 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """Print one line a job, oldest first."""
+    """Print one line a job, oldest first, and how much was put aside."""
     from dicomnode.journey.job import read_jobs
 
-    jobs = read_jobs(_spool_that_is_there(load_settings(arguments.config)))
+    spool = _spool_that_is_there(load_settings(arguments.config))
+    jobs = read_jobs(spool)
     shown = [job for job in jobs if arguments.all or job.status not in ("done", "ignored", "superseded")]
     for job in shown:
         print(_line(job))
     print(f"{len(shown)} of {len(jobs)} jobs" + ("" if arguments.all else "; --all shows the done ones too"))
+    aside = sum(1 for _ in (spool / "quarantine").glob("*.dcm"))
+    if aside:
+        print(f"{aside} instances put aside, other than held under their UID: {spool / 'quarantine'}")
     return 0
 
 
@@ -264,7 +282,8 @@ def _line(job: "Job") -> str:
     if job.total:
         where += f" {job.part or ''} {job.done}/{job.total}"
     peers = ", ".join(f"{peer.name} {peer.state} {peer.sent}/{peer.total}" for peer in job.destinations)
-    told = " ".join(part for part in (job.rule, job.reason, job.dose_remark) if part)
+    revision = f"revision {job.generation}" if job.generation else ""
+    told = " ".join(part for part in (revision, job.rule, job.reason, job.dose_remark) if part)
     return f"{job.job_id}  {job.status:<11} {where:<28} {job.instances:>4} images  {peers}  {told}".rstrip()
 
 

@@ -72,8 +72,13 @@ def _not_one(seeds: int) -> int:
 
 def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
     """Resolve against the YAML file's folder, which `load_settings` hands over as context."""
+    if "\0" in str(path):
+        raise ValueError("a path cannot hold a null character")
     folder = info.context["folder"] if info.context else Path.cwd()
-    return Path(os.path.normpath(folder / path.expanduser()))
+    try:
+        return Path(os.path.normpath(folder / path.expanduser()))
+    except RuntimeError as error:
+        raise ValueError(f"{path}: there is no such user") from error
 
 
 AeTitle = Annotated[str, AfterValidator(_ae_title)]

@@ -151,10 +151,28 @@ class DuplicatePosition(SeriesRefused):
 
 
 class UnsupportedGeometry(SeriesRefused):
-    """The slices are no even stack of square pixels across the long axis: gantry tilt, uneven spacing,
-    pixels that are not square, missing position or orientation."""
+    """Position, orientation or spacing is missing or unusable; the ways to be no even stack of square pixels
+    across the long axis are below."""
 
     rule = "unsupported-geometry"
+
+
+class GantryTilt(UnsupportedGeometry):
+    """The planes are tilted, or shifted against each other as under a tilted gantry."""
+
+    rule = "gantry-tilt"
+
+
+class UnevenSpacing(UnsupportedGeometry):
+    """The slices do not lie in equal steps."""
+
+    rule = "uneven-spacing"
+
+
+class PixelsNotSquare(UnsupportedGeometry):
+    """Rows and columns are not equally far apart."""
+
+    rule = "pixels-not-square"
 
 
 class DoseUnknown(SeriesRefused):

@@ -26,10 +26,9 @@ from dicomnode.errors import DicomnodeError, DoseUnknown, InstanceRefused, JobEr
 from dicomnode.journey.asking import Asking, Counting
 from dicomnode.journey.job import Job, Observer, read_jobs, retry_requests
 from dicomnode.journey.workflow import Journey
-from dicomnode.network import part10, protocol
+from dicomnode.network import protocol
 from dicomnode.network.completeness import Arrival, Completion, SeriesWatch
-from dicomnode.network.filing import arrival_of
-from dicomnode.network.header import read_header
+from dicomnode.network.filing import arrival_of, read_file_header
 from dicomnode.network.receive import AssociationOutcome, ReceivedInstance, Receiver
 from dicomnode.settings import Settings
 from dicomnode.spool import Spool, key
@@ -261,7 +260,7 @@ class _Desk:
             case _End(outcome, series_uids):
                 self._watch.association_ended(series_uids, now, released=outcome == "released")
             case _Count(series_uid, images):
-                self._watch.told(series_uid, images)
+                self._watch.told(series_uid, images - self._beside(series_uid))
 
     def _arrived(self, received: ReceivedInstance, now: float) -> None:
         """Note an instance that is safe on the disk."""
@@ -271,11 +270,19 @@ class _Desk:
             study_uid = received.study_instance_uid
             self.journey.report_came(study_uid, received.sop_instance_uid, received.path)
             return
+        if received.sop_class_uid not in protocol.IMAGE_CLASSES:
+            log.debug("kept beside the images, no CT: an object of series %s", protocol.short(series_uid))
+            return
         if series_uid not in self._watched:
             if not received.new and self._taken(series_uid, received.path.name):
                 return
             self._open(series_uid, received.study_instance_uid)
         self._watch.arrived(series_uid, received.arrival(now))
+
+    def _beside(self, series_uid: str) -> int:
+        """How many objects of a series are kept beside its images: an archive counts them, too."""
+        held = self._watch.open_series().get(series_uid, 0)
+        return max(len(self._spool.instances(series_uid)) - held, 0)
 
     def hand_in(self, now: float) -> None:
         """Make jobs of the series that are complete by now."""
@@ -310,17 +317,15 @@ class _Desk:
         return any(name in order.files for order in self.journey.book.latest(key(series_uid)))
 
     def _read(self, paths: Iterable[Path], at_seconds: float) -> Iterator[tuple[str, str, Arrival]]:
-        """(study UID, series UID, arrival) of each image that can be read; dose reports are noted."""
+        """(study UID, series UID, arrival) of each CT image that can be read; dose reports are noted."""
         for path in paths:
             try:
-                content = path.read_bytes()
-                meta = part10.parse_meta(content, path.name)
-                header = read_header(content[meta.data_set_at :], meta.transfer_syntax_uid)
-            except (OSError, NetworkError, InstanceRefused) as error:
+                header = read_file_header(path)
+            except (OSError, NetworkError, InstanceRefused, ValueError) as error:
                 log.error("an image in the spool cannot be read (%s)", type(error).__name__)
                 continue
-            if meta.sop_class_uid in protocol.DOSE_REPORT_CLASSES:
+            if header.sop_class_uid in protocol.DOSE_REPORT_CLASSES:
                 self.journey.reports.add(header.study_instance_uid, header.sop_instance_uid, path)
-            else:
+            elif header.sop_class_uid in protocol.IMAGE_CLASSES:
                 arrival = arrival_of(header, at_seconds)
                 yield header.study_instance_uid, header.series_instance_uid, arrival

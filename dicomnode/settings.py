@@ -278,8 +278,10 @@ def _read_yaml(path: Path) -> dict[str, object]:
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise SettingsError(f"{path.name}: {line}{error.problem}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # an impossible date, an integer of thousands of digits
         raise SettingsError(f"{path.name}: is not YAML ({error})") from error
+    except RecursionError as error:
+        raise SettingsError(f"{path.name}: lists and mappings are nested too deeply") from error
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
@@ -292,7 +294,8 @@ def _include_reference(values: dict[str, object], folder: Path) -> str | None:
     dose = values.get("dose")
     if not isinstance(dose, dict) or not isinstance(dose.get("reference"), str):
         return None
-    path = folder / Path(dose["reference"]).expanduser()
+    named: str = dose["reference"]
+    path = folder / os.path.expanduser(named)
     dose["reference"] = _read_yaml(path)
     return path.name
 
@@ -329,7 +332,7 @@ def _scalar_or_yaml(variable: str, text: str) -> object:
         return text
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingsError(f"environment {variable}: is not YAML") from error
 
 

@@ -23,7 +23,6 @@ import itertools
 import os
 import re
 import secrets
-import shutil
 import stat
 import threading
 from collections.abc import Iterator
@@ -273,21 +272,6 @@ class Spool:
         folder = self.refused / key(series_uid)
         _make_folder(folder)
         return folder
-
-    def remove_work(self, job_id: str) -> None:
-        """Remove what a job left; a job that left nothing is fine."""
-        shutil.rmtree(self._work_path(job_id), ignore_errors=True)
-
-    def remove_series(self, series_uid: str) -> int:
-        """Remove the received instances of a series (retention) and return how many there were."""
-        folder = self.series_folder(series_uid)
-        paths = _instances_in(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-        with self._homes_guard:
-            homes = self._known_homes()
-            for path in paths:
-                homes.pop(path.name.removesuffix(_INSTANCE_SUFFIX), None)
-        return len(paths)
 
 
 def _instances_in(folder: Path) -> list[Path]:

@@ -39,11 +39,7 @@ def running_archive(dcmqrscp: str, folder: Path) -> Iterator[Source]:
             [dcmqrscp, "-c", str(configuration)], stdout=log, stderr=log, env={"TCP_NODELAY": "1"}
         )
     try:
-        deadline = time.monotonic() + 20
-        while not _answers(port):
-            assert process.poll() is None, log_path.read_text()
-            assert time.monotonic() < deadline, log_path.read_text()
-            time.sleep(0.05)
+        await_answer(process, _destination(port), log_path)
         yield Source(name="archive", ae_title="ARCHIVE", host="127.0.0.1", port=port)
     finally:
         process.kill()
@@ -61,9 +57,18 @@ def _destination(port: int) -> Destination:
     return Destination(name="archive", ae_title="ARCHIVE", host="127.0.0.1", port=port)
 
 
-def _answers(port: int) -> bool:
+def await_answer(process: subprocess.Popen[bytes], archive: Destination, log_path: Path) -> None:
+    """Wait until an archive that was started answers C-ECHO; fail with what it has logged."""
+    deadline = time.monotonic() + 30
+    while not _answers(archive):
+        assert process.poll() is None, log_path.read_text()
+        assert time.monotonic() < deadline, log_path.read_text()
+        time.sleep(0.05)
+
+
+def _answers(archive: Destination) -> bool:
     try:
-        echo(_destination(port), "NODE")
+        echo(archive, "NODE")
     except PeerUnreachable:
         return False
     return True

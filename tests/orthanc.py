@@ -2,14 +2,12 @@
 
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dicomnode.errors import PeerUnreachable
-from dicomnode.network.send import echo
 from dicomnode.settings import Destination, Source
+from tests.archive import await_answer
 from tests.network.conftest import free_port
 
 
@@ -36,20 +34,8 @@ def running_orthanc(program: str, folder: Path) -> Iterator[Source]:
         process = subprocess.Popen([program, str(configuration)], stdout=log, stderr=log)
     try:
         archive = Destination(name="archive", ae_title="ORTHANC", host="127.0.0.1", port=port)
-        deadline = time.monotonic() + 30
-        while not _answers(archive):
-            assert process.poll() is None, log_path.read_text()
-            assert time.monotonic() < deadline, log_path.read_text()
-            time.sleep(0.1)
+        await_answer(process, archive, log_path)
         yield Source(name="archive", ae_title="ORTHANC", host="127.0.0.1", port=port)
     finally:
         process.terminate()
         process.wait()
-
-
-def _answers(archive: Destination) -> bool:
-    try:
-        echo(archive, "NODE")
-    except PeerUnreachable:
-        return False
-    return True

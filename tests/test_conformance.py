@@ -32,6 +32,7 @@ from dicomnode.conformance.objects import SCHEMES
 from dicomnode.conformance.specimen import make_specimen
 from dicomnode.dicom.marks import PRIVATE_SCHEME
 from dicomnode.dicom.policy import TABLE
+from dicomnode.dicom.projection_tags import PROJECTION_TAGS
 from dicomnode.network import filing, header, protocol, receive
 from dicomnode.network.query import QUERY_CLASSES
 from dicomnode.settings import Destination, Settings, all_keys, load_settings
@@ -138,6 +139,13 @@ def test_every_rule_that_refuses_stands_there_with_a_sentence(document: str) -> 
         assert sentence(rule).endswith("."), f"{rule.__name__} has no docstring that says what it refuses"
     told = {row[0].strip("`"): row[1] for row in rows_under(document, "Rules that refuse")}
     assert set(told) == {rule.rule for rule in defined}
+
+
+def test_every_private_element_of_projections_that_is_read_stands_there(document: str) -> None:
+    told = {tuple(row[:3]) for row in rows_under(document, "Private elements that are read of projections")}
+    assert told == {
+        (f"({tag.group:04X},xx{tag.element:02X})", tag.name, tag.kind) for tag in PROJECTION_TAGS.values()
+    }
 
 
 def test_every_status_that_the_code_names_is_in_the_table(document: str) -> None:
@@ -401,8 +409,10 @@ def test_sources_make_the_node_a_user_of_queries(settings: Settings) -> None:
     assert "no `sources` are configured" in silent
     source = {"name": "archive", "ae_title": "ARCHIVE", "host": "127.0.0.1", "port": 104}
     asking = statement(changed(sources=[source]))
+    assert "while one knows of more" in asking
+    assert "while one knows of more" not in silent
     for uid in (*QUERY_CLASSES, *protocol.DOSE_REPORT_CLASSES):
-        assert any(f"`{uid}`" in row for row in rows_under(asking, "Classes and roles proposed to sources"))
+        assert any(f"`{uid}`" in row for row in rows_under(asking, "Proposed presentation contexts"))
     [role] = [row for row in rows_under(asking, "Roles") if row[0] == "Query/Retrieve"]
     assert role[1:] == ["yes", "no"]
     [role] = [row for row in rows_under(silent, "Roles") if row[0] == "Query/Retrieve"]

@@ -4,11 +4,15 @@ import json
 import socket
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import RawDataStorage
 
 from dicomnode.__main__ import main
 from dicomnode.engines.catalog import load_engine
@@ -47,6 +51,28 @@ def test_a_second_node_on_the_same_spool_does_not_start(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
     with Node(settings, engine=ENGINE), pytest.raises(SpoolError, match="another dicomnode process"):
         Node(settings, engine=ENGINE)._spool.claim()
+
+
+def test_a_large_object_beside_the_images_takes_no_memory_at_the_start(tmp_path: Path) -> None:
+    """Raw data of a scanner may be a gigabyte; of what lies in the spool only headers are wanted."""
+    settings = settings_for(tmp_path)
+    path = low_dose_series(tmp_path / "in", slices=1)[0]
+    raw = dcmread(path)
+    raw.SOPClassUID = raw.file_meta.MediaStorageSOPClassUID = RawDataStorage
+    raw.PixelData = bytes(32 << 20)
+    with Node(settings, engine=ENGINE) as node:
+        folder = node._spool.series_folder(str(raw.SeriesInstanceUID))
+        folder.mkdir(mode=0o700)
+        raw.save_as(folder / "raw.dcm")
+        del raw
+        assert node._desk is not None
+        tracemalloc.start()
+        try:
+            node._desk.sweep(0.0)
+            _, peak_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak_bytes < 8 << 20
 
 
 def test_a_node_that_cannot_open_its_port_says_which_and_lets_everything_go(tmp_path: Path) -> None:
@@ -117,6 +143,11 @@ def test_status_tells_a_spool_that_is_not_there(tmp_path: Path, capsys: pytest.C
     assert told.out == ""
 
 
+def moved_table(data: Dataset, index: int) -> None:
+    """The same UIDs at another place."""
+    data.InstanceNumber = index + 50
+
+
 @pytest.mark.slow
 def test_served_from_the_command_line_and_asked_about_from_beside_it(
     tmp_path: Path, pacs: Pacs, capsys: pytest.CaptureFixture[str]
@@ -136,6 +167,11 @@ def test_served_from_the_command_line_and_asked_about_from_beside_it(
         send_to(port, low_dose_series(tmp_path / "in"))
         wait_until(lambda: "pacs0 delivered 6/6" in told("--all") and "gap-in-series" in told(), told=told)
         assert "delivered" not in told()
+        assert "put aside" not in told()
+        other = low_dose_series(tmp_path / "other", name="in", change=moved_table)
+        assert send_to(port, other).refused
+        wait_until(lambda: "5 instances put aside" in told(), told=told)
+        assert str(settings.node.spool / "quarantine") in told()
         job_id = told().split()[0]
         assert main(["retry", "--config", config, job_id]) == 0
         wait_until(lambda: not list((tmp_path / "spool" / "requests").iterdir()))

@@ -138,22 +138,10 @@ def test_the_same_contradiction_is_quarantined_once(spool):
     assert len(files_below(spool.quarantined)) == 4
 
 
-def test_retention_removes_a_series_whole(spool):
-    spool.file(SERIES, INSTANCE, b"x")
-    spool.file(SERIES, "1.2.3.4.6", b"x")
-    kept = spool.file("1.2.9", "1.2.9.1", b"x")
-    assert spool.remove_series(SERIES) == 2
-    assert spool.find(INSTANCE) is None
-    assert list(spool.series()) == [kept.parent]
-
-
 def test_a_job_has_its_own_folder(spool):
     folder = spool.work_folder("job-1")
     (folder / "out.dcm").write_bytes(b"x")
     assert folder == spool.work_folder("job-1")
-    spool.remove_work("job-1")
-    assert not folder.exists()
-    spool.remove_work("job-1")
 
 
 def test_a_file_in_the_place_of_the_folder_is_told(tmp_path):

@@ -1,7 +1,15 @@
 """Section 7 of the statement: associations, presentation contexts, status codes."""
 
 from dicomnode.conformance.document import Items, Section, Table, code, table
-from dicomnode.conformance.facts import SENT_SYNTAX, accepted, sent_to, status_ranges, uid_name
+from dicomnode.conformance.facts import (
+    DEFAULT_SYNTAX,
+    SENT_SYNTAX,
+    accepted,
+    sent_to,
+    status_ranges,
+    uid_name,
+)
+from dicomnode.conformance.querying import proposed_to_sources, query_statuses
 from dicomnode.journey.delivery import pause_before
 from dicomnode.network import listener, protocol, requestor
 from dicomnode.network.requestor import Patience
@@ -17,7 +25,7 @@ def communication(settings: Settings) -> Section:
             Section(
                 "General",
                 (),
-                (Section("General association parameters", (_parameters(settings), *_negotiation())),),
+                (Section("General association parameters", (_parameters(settings), _negotiation(settings))),),
             ),
             Section(
                 "Specifications",
@@ -68,7 +76,10 @@ def _parameters(settings: Settings) -> Table:
             ),
             (
                 "Associations initiated at once",
-                ", ".join(f"{peer.associations} to {code(peer.name)}" for peer in settings.destinations)
+                ", ".join(
+                    [f"{peer.associations} to {code(peer.name)}" for peer in settings.destinations]
+                    + [f"1 to a source, {code(source.name)}" for source in settings.sources]
+                )
                 or "none: no destination is configured",
             ),
             (
@@ -81,24 +92,23 @@ def _parameters(settings: Settings) -> Table:
     )
 
 
-def _negotiation() -> tuple[Table]:
+def _negotiation(settings: Settings) -> Table:
     silent = "accepted, not answered: the default of the standard applies"
-    return (
-        table(
-            "Negotiation of further items",
-            "Item | Proposed, as initiator | As acceptor",
-            [
-                ("Asynchronous Operations Window", "no", f"{silent} (one operation at a time)"),
-                ("SCP/SCU Role Selection", "no", f"{silent} (the initiator is SCU)"),
-                ("SOP Class Extended Negotiation", "no", silent),
-                ("SOP Class Common Extended Negotiation", "no", "ignored"),
-                (
-                    "User Identity",
-                    "no",
-                    "ignored: no response, and the association is judged by 7.2.1.4 alone",
-                ),
-            ],
-        ),
+    roles = "to sources: SCP of the dose report classes, for C-GET" if settings.sources else "no"
+    return table(
+        "Negotiation of further items",
+        "Item | Proposed, as initiator | As acceptor",
+        [
+            ("Asynchronous Operations Window", "no", f"{silent} (one operation at a time)"),
+            ("SCP/SCU Role Selection", roles, f"{silent} (the initiator is SCU)"),
+            ("SOP Class Extended Negotiation", "no", silent),
+            ("SOP Class Common Extended Negotiation", "no", "ignored"),
+            (
+                "User Identity",
+                "no",
+                "ignored: no response, and the association is judged by 7.2.1.4 alone",
+            ),
+        ],
     )
 
 
@@ -108,7 +118,11 @@ def _timeouts(settings: Settings) -> Table:
         "Timeouts",
         "Waiting for | Seconds | Then",
         [
-            ("A TCP connection to a destination", f"{patience.connect_seconds:g}", "tried again by 7.3.1"),
+            (
+                "A TCP connection to a destination or source",
+                f"{patience.connect_seconds:g}",
+                "tried again by 7.3.1",
+            ),
             (
                 "An answer to an association request or release",
                 f"{patience.negotiation_seconds:g} (`network.negotiation_seconds`)",
@@ -118,6 +132,17 @@ def _timeouts(settings: Settings) -> Table:
                 "A destination's answer to an instance",
                 f"{patience.answer_seconds:g} (`network.message_seconds`)",
                 "A-ABORT; tried again by 7.3.1",
+            ),
+            *(
+                [
+                    (
+                        "A source's answer to a query or retrieval",
+                        f"{patience.answer_seconds:g} (`network.message_seconds`)",
+                        "A-ABORT; asked again by 7.3.2.4",
+                    )
+                ]
+                if settings.sources
+                else []
             ),
             (
                 "A caller's association request after it has connected",
@@ -140,11 +165,12 @@ def _initiation(settings: Settings) -> Section:
             kind.what,
             uid_name(kind.sop_class_uid),
             code(kind.sop_class_uid),
-            f"{uid_name(SENT_SYNTAX)} {code(SENT_SYNTAX)}",
+            f"{uid_name(syntax)} {code(syntax)}",
             "SCU",
         )
         for peer in settings.destinations
         for kind in sent_to(peer)
+        for syntax in (SENT_SYNTAX, DEFAULT_SYNTAX)
     ]
     echo = (
         uid_name(protocol.VERIFICATION),
@@ -153,16 +179,19 @@ def _initiation(settings: Settings) -> Section:
         "SCU",
     )
     rows += [(code(peer.name), "`dicomnode echo`", *echo) for peer in settings.destinations]
+    rows += proposed_to_sources(settings)
     return Section(
         "Association initiation policy",
         (
-            "An association is initiated when there is something to send, and by the commands `dicomnode "
-            "echo` and `dicomnode send`. It proposes the contexts that its objects need and no other, one "
-            "transfer syntax a context. Each line of the table is an association of its own; calling AE "
-            f"title is {code(settings.node.ae_title)}.",
+            "An association is initiated when there is something to send or to ask, and by the commands "
+            "`dicomnode echo` and `dicomnode send`. It proposes the contexts that its objects need and no "
+            "other, to destinations one transfer syntax a context. Each kind of object is sent on "
+            "associations of its own; a source is asked for dose reports on one association with all its "
+            "contexts, for a number of images with that of Study Root C-FIND alone. "
+            f"Calling AE title is {code(settings.node.ae_title)}.",
             table(
                 "Proposed presentation contexts",
-                "Destination | For | SOP Class | SOP Class UID | Transfer syntax | Role",
+                "Peer | For | SOP Class | SOP Class UID | Transfer syntax | Role",
                 rows,
             ),
             "`dicomnode send` proposes the SOP class and transfer syntax of each file it is given, up to 128 "
@@ -203,8 +232,8 @@ def _acceptance(settings: Settings) -> Section:
                 rows,
             ),
             "All other SOP classes and transfer syntaxes are refused, among them Deflated Explicit VR Little "
-            "Endian and every lossy syntax. An association of which no context is "
-            "accepted is still accepted. A message on a context that was not accepted ends the "
+            "Endian and, for CT, every lossy syntax. An association of which no "
+            "context is accepted is still accepted. A message on a context that was not accepted ends the "
             "association by A-ABORT.",
         ),
     )
@@ -240,13 +269,9 @@ def _pauses(retry: Retry) -> str:
     return f"{', '.join(pauses)} s and so on, doubling up to {retry.longest_seconds:g} s"
 
 
-def _dimse_statuses(settings: Settings) -> Section:
-    answers = [
-        (one.kind, code(f"{one.status:04X}"), one.meaning, one.sender)
-        for one in sorted(protocol.ANSWERS, key=lambda one: one.status)
-    ]
+def _received_statuses() -> list[tuple[str, str, str]]:
     stored, later = protocol.stored, protocol.come_back_later
-    received = [
+    return [
         (
             "Success and warnings",
             status_ranges(stored),
@@ -265,6 +290,13 @@ def _dimse_statuses(settings: Settings) -> Section:
             "The instance is not sent again, the others still are. `dicomnode status` tells it, with the "
             "status.",
         ),
+    ]
+
+
+def _dimse_statuses(settings: Settings) -> Section:
+    answers = [
+        (one.kind, code(f"{one.status:04X}"), one.meaning, one.sender)
+        for one in sorted(protocol.ANSWERS, key=lambda one: one.status)
     ]
     return Section(
         "DIMSE services",
@@ -285,7 +317,7 @@ def _dimse_statuses(settings: Settings) -> Section:
             ),
             Section(
                 "C-STORE as SCU",
-                (table("Status codes received", "Meaning | Codes | Behaviour", received),),
+                (table("Status codes received", "Meaning | Codes | Behaviour", _received_statuses()),),
             ),
             Section(
                 "C-ECHO",
@@ -299,6 +331,7 @@ def _dimse_statuses(settings: Settings) -> Section:
                     ),
                 ),
             ),
+            *query_statuses(settings),
             Section(
                 "Other messages",
                 (

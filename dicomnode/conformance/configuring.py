@@ -26,9 +26,10 @@ def configuration(settings: Settings) -> Section:
             Section(
                 "Configuration of DIMSE services",
                 (
-                    "Local AE title, host and port: `node`. Remote ones: `callers` (who may send) and "
-                    "`destinations` (who is sent to). SOP classes and transfer syntaxes are not "
-                    "configurable, except that a destination chooses what it gets.",
+                    "Local AE title, host and port: `node`. Remote ones: `callers` (who may send), "
+                    "`destinations` (who is sent to) and `sources` (who is asked). SOP classes and transfer "
+                    "syntaxes are not configurable, except that a destination chooses "
+                    "what it gets.",
                 ),
             ),
             Section("Configuration of DICOM Web Services", (_NONE,)),
@@ -46,6 +47,9 @@ def security(settings: Settings) -> Section:
     ports += [
         (code(peer.name), "out", str(peer.port), "DICOM, to this destination")
         for peer in settings.destinations
+    ]
+    ports += [
+        (code(source.name), "out", str(source.port), "DICOM, to this source") for source in settings.sources
     ]
     return Section(
         "Security",
@@ -84,26 +88,30 @@ def security(settings: Settings) -> Section:
             ),
             Section("User Identity Negotiation", ("Not supported: not proposed, and ignored where it is.",)),
             Section("Web services security features", ("There are no web services.",)),
-            Section(
-                "Other security features",
+            _other_security(),
+        ),
+    )
+
+
+def _other_security() -> Section:
+    return Section(
+        "Other security features",
+        (
+            Items(
                 (
-                    Items(
-                        (
-                            "Associations: only called AE title and callers as configured (7.2.1.4), with "
-                            "limits of number, size and time (7.1.1, 7.2.1.2).",
-                            "Deflated transfer syntax is refused, sizes are checked before pixels are "
-                            "decoded, and file names come from hashes, never from data.",
-                            "Spool: folders with mode 0700, files with 0600, not encrypted by the node. "
-                            "It holds identified images: use an encrypted disk, and a user for the node "
-                            "alone.",
-                            "Log: UIDs as hashes; no patient data and no data sets. AE titles and "
-                            "addresses of peers do appear.",
-                            "Preambles of received files are replaced by zeros.",
-                            "Weights of a model are read without executing anything, and only when their "
-                            "digest is the one its card names.",
-                        )
-                    ),
-                ),
+                    "Associations: only called AE title and callers as configured (7.2.1.4), with "
+                    "limits of number, size and time (7.1.1, 7.2.1.2).",
+                    "Deflated transfer syntax is refused, sizes are checked before pixels are "
+                    "decoded, and file names come from hashes, never from data.",
+                    "Spool: folders with mode 0700, files with 0600, not encrypted by the node. "
+                    "It holds identified images: use an encrypted disk, and a user for the node "
+                    "alone.",
+                    "Log: UIDs as hashes; no patient data and no data sets. AE titles and "
+                    "addresses of peers do appear.",
+                    "Preambles of received files are replaced by zeros.",
+                    "Weights of a model are read without executing anything, and only when their "
+                    "digest is the one its card names.",
+                )
             ),
         ),
     )

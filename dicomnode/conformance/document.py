@@ -118,6 +118,8 @@ def _md_part(part: Part) -> str:
         return _md(part)
     if isinstance(part, Items):
         return "\n".join(_md_item(entry) for entry in part.entries)
+    if not part.rows:
+        return f"{_md(part.caption)}: none."
     lines = [part.header, ("---",) * len(part.header)]
     rule = [f"| {' | '.join(lines[1])} |"]
     rows = [f"| {' | '.join(_md_cell(cell) for cell in row)} |" for row in part.rows]
@@ -166,6 +168,8 @@ def _html_part(part: Part) -> str:
         return f"<p>{_inline(part)}</p>"
     if isinstance(part, Items):
         return "<ul>" + "".join(_html_item(entry) for entry in part.entries) + "</ul>"
+    if not part.rows:
+        return f"<p>{_inline(part.caption)}: none.</p>"
     header = "".join(f"<th>{_inline(cell)}</th>" for cell in part.header)
     rows = "".join(
         "<tr>" + "".join(f"<td>{_inline(cell)}</td>" for cell in row) + "</tr>\n" for row in part.rows

@@ -47,6 +47,8 @@ KINDS: Final = (
 """In the order in which they are sent."""
 
 SENT_SYNTAX: Final = protocol.EXPLICIT_VR_LITTLE_ENDIAN
+DEFAULT_SYNTAX: Final = protocol.IMPLICIT_VR_LITTLE_ENDIAN
+"""For peers that take nothing else."""
 """In which everything is written and sent."""
 
 

@@ -1,5 +1,7 @@
 """Sections 1, 3 and 4 of the statement: what is exchanged, for whom it is written, how a series travels."""
 
+from typing import Final
+
 from dicomnode import __version__
 from dicomnode.conformance.document import Items, Section, Table, code, table
 from dicomnode.conformance.facts import (
@@ -14,6 +16,10 @@ from dicomnode.conformance.facts import (
 from dicomnode.network import protocol
 from dicomnode.settings import Settings
 
+_COUNTED: Final = (
+    " The sources are asked how many images it has (5.2.7): while one knows of more, the series is waited "
+    "for as with a gap; as many, said twice, prove it whole, and of one with a gap that no more will come."
+)
 EDITION = "Layout: DICOM PS3.2, Annex N (2024 and later)."
 
 
@@ -74,7 +80,9 @@ def _use(uid: str) -> str:
         return "kept, not enhanced (rule `not-ct` of 5.6)"
     if uid in protocol.DOSE_REPORT_CLASSES:
         return "kept, and read for the dose of the series of its study"
-    return "kept, not enhanced: a document"
+    if uid in protocol.COMPANION_IMAGE_CLASSES:
+        return "kept, not enhanced, no job: a picture"
+    return "kept, not enhanced, no job: a document"
 
 
 def _services(settings: Settings) -> Table:
@@ -163,7 +171,9 @@ def model(settings: Settings) -> Section:
         "to the disk before it is answered.",
         f"A series counts as complete when it has been quiet for {when.quiet_seconds:g} s; after "
         f"{when.closed_seconds:g} s already, when instance numbers and positions have no gap and its "
-        f"association was released. With a gap it is waited for until {when.give_up_seconds:g} s.",
+        "association was released or its sender has begun another series. With a gap it is waited for until "
+        f"{when.give_up_seconds:g} s. A sender that trickles gets ten times its usual pause between images."
+        + (_COUNTED if settings.sources else ""),
         "The series is sorted into stacks. A stack that a rule of 5.6 refuses stays in the spool, with the "
         "reason; no peer is told.",
         "The others are enhanced and judged. A result outside the limits of `quality` is "
@@ -174,7 +184,8 @@ def model(settings: Settings) -> Section:
         ),
         *(_delivery(settings)),
         "Images that come later re-open the series: all images of the stack are worked again, and the new "
-        "result has new UIDs. The earlier one is not changed.",
+        "result has new UIDs, and its number in every Series Description: `(revision n)`. The earlier one is "
+        "not changed.",
     )
     return Section(
         "Implementation model",
@@ -188,7 +199,9 @@ def model(settings: Settings) -> Section:
                         f"Functional definition of {code(node.ae_title)}",
                         (
                             "It provides Storage and Verification to callers, and uses Storage at "
-                            "destinations. Verification is used by the command `dicomnode echo`, and "
+                            "destinations"
+                            + (" and Query/Retrieve at sources" if settings.sources else "")
+                            + ". Verification is used by the command `dicomnode echo`, and "
                             "Storage also by `dicomnode send`, which sends files as they are.",
                         ),
                     ),
@@ -203,6 +216,7 @@ def _delivery(settings: Settings) -> list[str]:
         return ["No destination is configured: results stay in the spool."]
     return [
         f"Destination {code(peer.name)}: {code(peer.ae_title)} at {code(f'{peer.host}:{peer.port}')} gets, "
-        f"in this order: {', '.join(kind.what for kind in sent_to(peer))}; all in {uid_name(SENT_SYNTAX)}."
+        f"in this order: {', '.join(kind.what for kind in sent_to(peer))}; in "
+        f"{uid_name(SENT_SYNTAX)}, if it is accepted."
         for peer in settings.destinations
     ]

@@ -3,10 +3,21 @@
 from typing import get_args
 
 from dicomnode.conformance.document import Section, code, table
-from dicomnode.conformance.facts import SENT_SYNTAX, is_enhanced, refusals, sent_to, sentence, uid_name
+from dicomnode.conformance.facts import (
+    DEFAULT_SYNTAX,
+    SENT_SYNTAX,
+    is_enhanced,
+    refusals,
+    sent_to,
+    sentence,
+    uid_name,
+)
+from dicomnode.conformance.querying import query_service
+from dicomnode.dicom.admission import PROJECTION_GROUPS
 from dicomnode.dicom.dose import DoseSource
-from dicomnode.journey.asking import COUNT_PAUSE_SECONDS
-from dicomnode.network import protocol, query, send
+from dicomnode.dicom.projection_tags import CREATORS, PROJECTION_TAGS
+from dicomnode.errors import HelicalProjections, NoRawMode
+from dicomnode.network import protocol, send
 from dicomnode.settings import Settings
 
 _NOT = "Not supported."
@@ -28,7 +39,7 @@ def services(settings: Settings) -> Section:
                 "that is known of an object; this node promises callers nothing beyond its own answer.",
             ),
         ),
-        _query(settings),
+        query_service(settings),
         Section("Print Management service", (_NOT,)),
         Section(
             "Verification service",
@@ -61,43 +72,21 @@ def services(settings: Settings) -> Section:
             Section("Media services", (_NOT,)),
             Section("Real-Time Video services", (_NOT,)),
             _rules(settings),
-            Section(
-                "Specific Character Sets",
-                (
-                    "Received data sets are kept byte for byte, whatever their character set. Derived "
-                    "images and reports keep Specific Character Set (0008,0005) and the encoded names and "
-                    "texts of the source, which are not converted. What this program adds is 7-bit ASCII "
-                    "without backslash and tilde, so that it reads the same in every set. Series "
-                    "Description is decoded, given its prefix, cut to 64 characters and encoded again in "
-                    "the set of the source.",
-                ),
-            ),
+            _character_sets(),
         ),
     )
 
 
-def _query(settings: Settings) -> Section:
-    title = "Query/Retrieve service class"
-    no_scp = "Not supported as SCP: what was received cannot be asked for."
-    if not settings.sources:
-        return Section(title, (f"Not used as SCU, because no `sources` are configured. {no_scp}",))
-    classes = (*query.QUERY_CLASSES, *protocol.DOSE_REPORT_CLASSES)
-    rows = [
-        (uid_name(uid), code(uid), "SCU" if uid in query.QUERY_CLASSES else "SCP, by role selection")
-        for uid in classes
-    ]
+def _character_sets() -> Section:
     return Section(
-        title,
+        "Specific Character Sets",
         (
-            "As SCU, in the Study Root model, of each of the sources "
-            f"{', '.join(code(source.name) for source in settings.sources)}. While a series is waited for: "
-            "C-FIND at SERIES level with the keys Study Instance UID, Series Instance UID and Number of "
-            f"Series Related Instances, every {COUNT_PAUSE_SECONDS:.0f} s once the series is silent. When a "
-            "series tells no dose: C-FIND with the keys Study Instance UID, Series Instance UID and "
-            "Modality `SR`, then C-GET of each such series. Only these classes are proposed: nothing else "
-            "can come. "
-            f"Nothing is ever changed at a source. {no_scp}",
-            table("Classes and roles proposed to sources", "SOP Class | UID | Role", rows),
+            "Received data sets are kept byte for byte, whatever their character set. Derived "
+            "images and reports keep Specific Character Set (0008,0005) and the encoded names and "
+            "texts of the source, which are not converted. What this program adds is 7-bit ASCII "
+            "without backslash and tilde, so that it reads the same in every set. Series "
+            "Description is decoded, given its prefix and the number of the revision, cut to 64 "
+            "characters and 64 bytes, and encoded again in the set of the source.",
         ),
     )
 
@@ -133,9 +122,9 @@ def _storage_scu(settings: Settings) -> Section:
             Section(
                 "Transcoding of transfer syntaxes",
                 (
-                    "None. Objects are written and sent uncompressed, in one transfer syntax. A "
-                    f"destination that does not accept {uid_name(SENT_SYNTAX)} for a class gets no object "
-                    "of it.",
+                    f"Objects are written, and sent byte for byte, in {uid_name(SENT_SYNTAX)}. A destination "
+                    f"that accepts a class in {uid_name(DEFAULT_SYNTAX)} only gets its objects without their "
+                    "VRs, otherwise unchanged. What it accepts in neither it does not get.",
                 ),
             ),
         ),
@@ -153,8 +142,10 @@ def _storage_scp() -> Section:
             "changed.",
             "This node is no archive: nothing can be queried or retrieved. It deletes nothing it has "
             "received; how long the spool keeps it is for the operator to decide.",
-            "The same bytes under the same UID may be sent any number of times. Other content under a UID "
-            "that is held is refused and quarantined (7.3.2).",
+            "The same image under the same UID may be sent any number of times, also in another lossless "
+            "transfer syntax or with a corrected header: the first stays as it is and is what results are "
+            "made from, the other is put into quarantine. Other pixels, or another place, under a UID that "
+            "is held are refused and quarantined (7.3.2).",
             f"Enhanced: {', '.join(enhanced)}. Everything else is kept only.",
         ),
     )
@@ -183,5 +174,27 @@ def _rules(settings: Settings) -> Section:
             "survive the Basic De-identification Profile: value 4 of Image Type, the private code in "
             "Derivation Code Sequence, the item of Contributing Equipment Sequence. Still, exclude them "
             "from the rule that routes images to this node.",
+        ),
+        (_projections(),),
+    )
+
+
+def _projections() -> Section:
+    """DICOM-CT-PD: what it is known by, and the private elements that are read of it."""
+    groups = ", ".join(code(f"{group:04X}") for group in PROJECTION_GROUPS)
+    rows = [
+        (f"({tag.group:04X},xx{tag.element:02X})", tag.name, tag.kind, code(CREATORS[tag.group]))
+        for tag in PROJECTION_TAGS.values()
+    ]
+    return Section(
+        "Measured projections",
+        (
+            f"An object with private elements of the groups {groups} is measured projections (DICOM-CT-PD), "
+            "whatever its SOP class and Image Type say. They are received as CT images, one object a view, "
+            "read, checked, kept as they came, and not enhanced: axial fan-beam scans by the rule "
+            f"{code(NoRawMode.rule)}, helical ones by {code(HelicalProjections.rule)}, others by what is "
+            "wrong with them. Elements are found by group and low byte in whatever private "
+            "block they stand, also with value representation UN.",
+            table("Private elements that are read of projections", "Tag | Name | VR | Private creator", rows),
         ),
     )

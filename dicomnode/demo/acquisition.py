@@ -112,7 +112,7 @@ def learn_scanner(series: CtSeries, fraction: float, seed: int) -> Scanner:
             "the series has too little soft tissue to measure its noise, so none can be added to scale"
         )
     diameter_mm = float(np.median(water_equivalent_diameter_mm(volume, pixel_mm)))
-    photons = photons_from_noise(reading.std_hu, diameter_mm, pixel_mm, reading.texture)
+    photons = photons_from_noise(reading.std_hu, diameter_mm, pixel_mm, reading.law_texture)
     volume, patches = _richest(volume, patches)
     rng = torch.Generator().manual_seed(seed)
     rays = [_missing_rays(image, pixel_mm, photons, fraction, rng) for image in volume]
@@ -228,7 +228,7 @@ def _reference(series: CtSeries, paths: Sequence[Path], fraction: float) -> Dose
     dose = read_dose([dcmread(path, stop_before_pixels=True) for path in paths])
     table = DoseReference()
     shares: dict[str, list[float]] = defaultdict(list)
-    for body, ctdivol in zip(bodies(series, dose), dose.ctdivol_mgy, strict=True):
+    for body, ctdivol in zip(bodies(series, dose, table), dose.ctdivol_mgy, strict=True):
         if ctdivol is not None:
             told = on_body_phantom(ctdivol, dose.phantom_cm, body.diameter_mm) / fraction
             row = table.row(body.region)

@@ -4,6 +4,7 @@ A rule looks at one header and raises its `SeriesRefused`, or returns. The order
 questions a radiographer would ask: is it CT, is it a plain axial image, is it Hounsfield, is it ours.
 """
 
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -11,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
 from dicomnode.dicom.marks import carries_own_marks
-from dicomnode.dicom.values import named, number, tags_of, text, texts
+from dicomnode.dicom.values import items, named, number, tags_of, text, texts
 from dicomnode.errors import (
     AlreadyEnhanced,
     BurnedInText,
@@ -25,20 +26,28 @@ from dicomnode.errors import (
 PROJECTION_GROUPS: Final = (0x7029, 0x7031, 0x7033)
 """Private groups of DICOM-CT-PD projection data (Moen et al., Med Phys 2021, table IV)."""
 
-LOCALIZER_WORDS: Final = frozenset({"LOCALIZER", "SCOUT", "SURVIEW", "TOPOGRAM"})
-LOCALIZER_SCAN_OPTIONS: Final = frozenset({"SCOUT MODE", "SURVIEW", "SCOUT"})
+LOCALIZER_WORDS: Final = frozenset(
+    {"LOCALIZER", "LOCALISER", "SCOUT", "SURVIEW", "TOPOGRAM", "TOPO", "SCANOSCOPE", "SCANOGRAM", "SCANO"}
+)
+"""What makers call an overview, in Image Type and, alone or among others, in Scan Options."""
 
 REFORMAT_WORDS: Final = frozenset(
     {"MPR", "REFORMATTED", "MIP", "MINIP", "MAX_IP", "MIN_IP", "AVERAGE", "PROJECTION", "VRT", "3D"}
     | {"SCREENSAVE", "DOSE_INFO", "PERFUSION"}
+    | {"ADDITION", "DIVISION", "MASKED", "MAXIMUM", "MEAN", "MEDIAN", "MINIMUM", "MULTIPLICATION"}
+    | {"QUANTITY", "RESAMPLED", "STD_DEVIATION", "SUBTRACTION"}
 )
-"""Words in ImageType values 3 and later of images that were made from other images."""
+"""Words in ImageType values 4 and later of images that were made from other images; the last two rows are
+the terms of PS3.3 C.8.16.1.4."""
 
 SPECTRAL_WORDS: Final = frozenset(
     {"VMI", "MAT_SPECIFIC", "MAT_REMOVED", "MAT_FRACTIONAL", "MAT_MODIFIED", "MAT_VALUE_BASED"}
     | {"EFF_ATOMIC_NUM", "ELECTRON_DENSITY"}
 )
 """ImageType value 4 of multi-energy images (PS3.3 C.8.2.1.1.1)."""
+
+SPECTRAL_PARTS: Final = frozenset({"VMI", "MONO", "MONOENERGETIC", "MONOCHROMATIC", "IODINE"})
+"""Words inside later values of such images where makers use their own."""
 
 MULTI_FRAME_CLASSES: Final = frozenset(
     {str(EnhancedCTImageStorage), str(LegacyConvertedEnhancedCTImageStorage)}
@@ -58,8 +67,6 @@ IMAGE_TYPE_WORDS: Final = (
         "SECONDARY",
         "AXIAL",
         "OTHER",
-        "RESAMPLED",
-        "SUBTRACTION",
         "STANDARD",
     }
 )
@@ -117,6 +124,12 @@ def _image_type(header: Dataset) -> str:
     return named(header, "ImageType", IMAGE_TYPE_WORDS)
 
 
+def _words(header: Dataset, keyword: str, first: int = 0) -> set[str]:
+    """The words inside the values from `first` on: makers join them by blanks and underscores."""
+    told = texts(header, keyword)[first:]
+    return {word for value in told for word in re.split(r"[ _]+", value.upper())}
+
+
 def is_ct_image(header: Dataset) -> None:
     """CT Image Storage, or one frame of an Enhanced or Legacy Converted one, with modality CT."""
     sop_class = text(header, "SOPClassUID")
@@ -135,9 +148,7 @@ def is_ct_image(header: Dataset) -> None:
 
 def is_not_localizer(header: Dataset) -> None:
     """Scouts, surviews and topograms carry a dose of their own and are no cross-sections."""
-    words = {value.upper() for value in texts(header, "ImageType")}
-    options = {value.upper() for value in texts(header, "ScanOptions")}
-    if words & LOCALIZER_WORDS or options & LOCALIZER_SCAN_OPTIONS:
+    if (_words(header, "ImageType") | _words(header, "ScanOptions")) & LOCALIZER_WORDS:
         raise Localizer(f"{label(header)} is a localizer (ImageType {_image_type(header)})")
 
 
@@ -150,8 +161,7 @@ def is_axial(header: Dataset) -> None:
         )
     if values[:2] == ("DERIVED", "SECONDARY"):
         raise NotAxial(f"{label(header)} is DERIVED\\SECONDARY: made from other images after the examination")
-    words = {word for value in values[3:] for word in value.split()}
-    if words & REFORMAT_WORDS:
+    if (set(values[3:]) | _words(header, "ImageType", 3)) & REFORMAT_WORDS:
         raise NotAxial(f"{label(header)} is a reformatted image (ImageType {_image_type(header)})")
 
 
@@ -161,12 +171,17 @@ def is_hounsfield(header: Dataset) -> None:
     RescaleType (0028,1054) may be absent: PS3.3 C.8.2.1 requires it where the unit is not HU.
     """
     words = {value.upper() for value in texts(header, "ImageType")[3:]}
-    if words & SPECTRAL_WORDS:
+    if words & SPECTRAL_WORDS or _words(header, "ImageType", 3) & SPECTRAL_PARTS:
         raise NotHounsfield(f"{label(header)} is a virtual monoenergetic or material image, not measured HU")
     unit = text(header, "RescaleType").upper()
     if unit and unit not in HOUNSFIELD_NAMES:
         raise NotHounsfield(
             f"{label(header)} has RescaleType (0028,1054) {named(header, 'RescaleType', UNITS)}, not HU"
+        )
+    if items(header, "ModalityLUTSequence"):
+        raise NotHounsfield(
+            f"{label(header)} has a Modality LUT Sequence (0028,3000), which a CT image must not have: "
+            "HU could be by that table or by RescaleSlope and RescaleIntercept"
         )
     slope, intercept = number(header, "RescaleSlope"), number(header, "RescaleIntercept")
     if slope is None or intercept is None:

@@ -39,6 +39,11 @@ NATIVE: Final = frozenset(
 )
 DECODABLE: Final = NATIVE | {str(RLELossless)} | JPEG_FAMILY | JPEG2000_FAMILY
 
+END_MARKER: Final = b"\xff\xd9"
+"""End of image (ISO/IEC 10918-1 B.1.1.3) and end of codestream (15444-1 A.4.4)."""
+PADDING: Final = b"\0\xff"
+"""What an odd length is filled up with: PS3.5 wants 0, JPEG's own fill byte is FF."""
+
 MOST_FRAGMENTS: Final = 10_000
 _ITEM: Final = 0xE000FFFE
 _SEQUENCE_END: Final = 0xE0DDFFFE
@@ -95,11 +100,8 @@ def frame_size(codestream: bytes, transfer_syntax: str) -> FrameSize | None:
 
 
 def _check_end(codestream: bytes) -> None:
-    """End of image (ISO/IEC 10918-1 B.1.1.3) or of codestream (15444-1 A.4.4): both FFD9.
-
-    The JPEG decoders fill up what was cut off with invented pixels and say nothing. Padding may follow.
-    """
-    if not codestream.rstrip(b"\0").endswith(b"\xff\xd9"):
+    """The JPEG decoders fill up what was cut off with invented pixels and say nothing. Padding may follow."""
+    if not codestream.rstrip(PADDING).endswith(END_MARKER):
         raise BrokenInstance("the compressed pixel data are cut off: they have no end marker")
 
 

@@ -66,6 +66,7 @@ TISSUES: Final = {
     "air": _ours("LDCT021", "Air"),
     "fat": _ours("LDCT022", "Fat"),
     "soft": _ours("LDCT023", "Soft tissue"),
+    "lung": _ours("LDCT024", "Lung"),
 }
 VERDICT: Final = _ours("LDCT030", "Quality verdict")
 VERDICTS: Final = {

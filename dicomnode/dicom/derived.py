@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.charset import convert_encodings, encode_string
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
@@ -29,7 +30,7 @@ from dicomnode.dicom.provenance import (
     pipeline_digest,
 )
 from dicomnode.dicom.series import CtSeries
-from dicomnode.dicom.values import items, number, text
+from dicomnode.dicom.values import items, number, text, texts
 from dicomnode.dicom.verbatim import copy_elements, decode_header
 
 __all__ = [
@@ -45,8 +46,13 @@ __all__ = [
 LONG_STRING: Final = 64
 SHORT_TEXT: Final = 1024
 LARGEST_INTEGER_STRING: Final = 2**31 - 1
+FACES: Final = ("HEAD", "NECK", "BRAIN", "SKULL", "FACE", "SINUS", "ORBIT", "JAW", "WHOLEBODY")
+"""Body parts (PS3.16 annex L) of which an image, or the noise taken from one, may show a face."""
+THIN_MM: Final = 3.0
+"""Slices of a head up to this thickness are said to show a face (0028,0302) where the source says nothing."""
 SOURCE_PURPOSE: Final = ("121322", "DCM", "Source image for image processing operation")
 WARNING: Final = "AI-processed image: noise reduced by a diffusion model. Compare with the original series."
+REPLACES: Final = "Replaces an earlier AI-processed series, made before all images had come."
 EQUIPMENT: Final = frozenset(
     {"Manufacturer", "ManufacturerModelName", "DeviceSerialNumber"}
     | {"SoftwareVersions", "StationName", "InstitutionName"}
@@ -130,6 +136,9 @@ def _derive(
         if ACTIONS.get(keyword) not in ("set", "remove-equipment"):
             raise AssertionError(f"{keyword} is written without a row in the attribute policy")
         setattr(image, keyword, value)
+    thin_head = series.slice_thickness_mm <= THIN_MM and is_of_the_head(source)
+    if thin_head and not text(image, "RecognizableVisualFeatures"):
+        image.add_new("RecognizableVisualFeatures", "CS", "YES")
     if series.lossy_ratio is not None:
         _say_lossy(image, series.headers[index], series.lossy_ratio)
     return image
@@ -153,7 +162,7 @@ def _new_values(
         "InstanceCreatorUID": identity.device_uid,
         "ImageType": ["DERIVED", identity.image_type2, "AXIAL", marks.IMAGE_TYPE_TERM],
         "SeriesNumber": derived_series_number(source, identity, series.stack_number),
-        "SeriesDescription": _description(source, identity),
+        "SeriesDescription": _description(source, identity, provenance),
         "SeriesDate": date,
         "SeriesTime": time,
         "ContentDate": date,
@@ -225,15 +234,28 @@ def _instance_numbers(series: CtSeries) -> list[int] | None:
     return list(range(1, len(numbers) + 1))
 
 
-def _description(source: Dataset, identity: Identity) -> str:
+def _description(source: Dataset, identity: Identity, provenance: Provenance) -> str:
+    """Cut at 64 characters, and at 64 bytes: many readers count these. A revision is said at the end."""
     described = f"{identity.series_description_prefix}{text(source, 'SeriesDescription')}"
-    printable = "".join(one if one.isprintable() and one not in "\\\ufffd" else " " for one in described)
-    return printable[:LONG_STRING].rstrip(" |")
+    revised = revision_text(provenance)
+    # Bytes above 7F stay, also where the source does not say which letters they are.
+    clean = "".join(" " if one < " " or one in "\x7f\\\ufffd" else one for one in described)
+    clean = clean[: LONG_STRING - len(revised)]
+    encodings = convert_encodings(list(texts(source, "SpecificCharacterSet")) or None)
+    while len(encode_string(clean, encodings)) > LONG_STRING - len(revised):
+        clean = clean[:-1]
+    return clean.rstrip(" |") + revised
+
+
+def revision_text(provenance: Provenance) -> str:
+    """What ends every Series Description of a result that replaces an earlier one, else nothing."""
+    return f" (revision {provenance.revision})" if provenance.revision else ""
 
 
 def _comment(provenance: Provenance) -> str:
     reasons = f" Quality: {'; '.join(provenance.verdict_reasons)}." if provenance.verdict == "label" else ""
-    return plain_text(WARNING + reasons, SHORT_TEXT)
+    replaces = f" {REPLACES}" if provenance.revision else ""
+    return plain_text(WARNING + replaces + reasons, SHORT_TEXT)
 
 
 def _our_equipment(identity: Identity) -> dict[str, object]:
@@ -314,6 +336,12 @@ def _reference(source: Dataset) -> Dataset:
     item.ReferencedSOPClassUID = text(source, "SOPClassUID")
     item.ReferencedSOPInstanceUID = text(source, "SOPInstanceUID")
     return item
+
+
+def is_of_the_head(source: Dataset) -> bool:
+    """Does BodyPartExamined (0018,0015) name a part that may show a face?"""
+    part = text(source, "BodyPartExamined").upper()
+    return any(face in part for face in FACES)
 
 
 def _say_lossy(image: Dataset, origin: Dataset, ratio: float) -> None:

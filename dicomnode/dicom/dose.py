@@ -4,7 +4,6 @@ A dose that cannot be read is `None` with source "none": never a normal dose by 
 """
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -14,35 +13,29 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from dicomnode.dicom.dose_joining import Scan, join, scans_of
-from dicomnode.dicom.dose_report import CTDIVOL_MGY, KV_EXPONENT, KVP, MGY_PER_MAS, PHANTOM_CODES, DoseEvent
-from dicomnode.dicom.exposure import private_number, read_exposure, tube_current_ma
-from dicomnode.dicom.values import code_of, number, text, texts
+from dicomnode.dicom.dose_phantom import (
+    Phantom,
+    inferred_phantom,
+    mgy_per_mas,
+    phantom_by_region,
+    stated_phantoms,
+    to_body,
+)
+from dicomnode.dicom.dose_report import CTDIVOL_MGY, KV_EXPONENT, KVP, MGY_PER_MAS, DoseEvent
+from dicomnode.dicom.dose_vector import repaired
+from dicomnode.dicom.exposure import has_tin_filter, read_exposure, tube_current_ma
+from dicomnode.dicom.private_elements import CANON_PRIVATE, private_number
+from dicomnode.dicom.reconstruction import is_iterative
+from dicomnode.dicom.series import ACQUISITION_KEYS
+from dicomnode.dicom.values import number, text
 
 DoseSource = Literal["ctdivol-tag", "radiation-dose-report", "computed-from-mas", "none"]
 
-HEAD_FROM: Final = 0.105
-BODY_UP_TO: Final = 0.095
-HEAD_TO_BODY_PHANTOM: Final = 0.5
-"""CTDIvol on the 32 cm phantom over that on the 16 cm phantom, same output: 1/2.04 to 1/2.14."""
 DIFFERS: Final = 1.5
 """Images and report that are further apart than this factor are not about the same dose."""
-MISSING_SHARE: Final = 0.2
-OUTLIER_MAD: Final = 3.0
-OUTLIER_SHARE: Final = 0.25
-ACQUISITION_JUMP: Final = 2.0
-
-MGY_PER_MAS_AT_120_KV: Final[dict[str, tuple[float, float]]] = {
-    "SIEMENS": (0.163, 0.064),
-    "PHILIPS": (0.140, 0.071),
-    "GE": (0.180, 0.085),
-    "TOSHIBA": (0.200, 0.100),
-    "CANON": (0.200, 0.100),
-    "": (0.165, 0.075),
-}
-"""(16 cm, 32 cm) by maker. Siemens and Philips from real headers that hold both CTDIvol and mAs; the others
-from published scanner evaluations, good to about 25 %, so a computed dose is always flagged."""
-
-HEAD_WORDS: Final = frozenset({"HEAD", "BRAIN", "SKULL", "NEURO", "SINUS", "IAC", "KOPF"})
+DOSE_JUMP: Final = 2.0
+"""Between neighbours of two acquisitions; exposure control does not jump like that."""
+SCAN_KEYS: Final = (*ACQUISITION_KEYS, "AcquisitionDateTime")
 
 SSDE_BODY: Final = (3.704369, 0.03671937)
 SSDE_HEAD: Final = (1.874799, 0.03871313)
@@ -62,7 +55,7 @@ class DoseReading:
     kvp: float | None
     mas: tuple[float | None, ...]
     ctdivol_mgy: tuple[float | None, ...]
-    phantom_cm: Literal[16, 32] | None
+    phantom_cm: Phantom | None
     source: DoseSource
     flags: tuple[str, ...]
     report_uids: tuple[str, ...] = ()
@@ -83,7 +76,7 @@ class _Reported:
     """What the events joined to a series tell of it; `spread_flags` hold if its CTDIvol is used."""
 
     ctdivol_mgy: NDArray[np.float64]
-    phantom_cm: Literal[16, 32] | None
+    phantom_cm: Phantom | None
     kvp: float | None
     report_uids: tuple[str, ...]
     spread_flags: frozenset[str]
@@ -98,6 +91,7 @@ def read_dose(headers: Sequence[Dataset], events: Iterable[DoseEvent] = ()) -> D
     """
     flags: set[str] = set()
     kvp = _kvp(headers, flags)
+    flags |= {"TIN_FILTER"} if any(map(has_tin_filter, headers)) else set()
     mas = _mas(headers, flags)
     ctdivol = _stated_ctdivol(headers, mas, flags)
     reported = _reported(headers, mas, tuple(events), flags)
@@ -105,21 +99,21 @@ def read_dose(headers: Sequence[Dataset], events: Iterable[DoseEvent] = ()) -> D
         kvp = reported.kvp
         flags.add("KVP_FROM_REPORT")
     source: DoseSource = "none"
-    phantom: Literal[16, 32] | None = None
+    phantom: Phantom | None = None
     if ctdivol is not None:
-        source, phantom = "ctdivol-tag", _phantom(headers[0], ctdivol, mas, kvp, flags)
+        source, phantom = "ctdivol-tag", _phantom(headers, ctdivol, mas, kvp, flags)
         if reported is not None:
             phantom = _settled_phantom(ctdivol, phantom, reported, flags)
     if reported is not None and (ctdivol is None or (phantom is None and reported.phantom_cm is not None)):
         source, ctdivol, phantom = "radiation-dose-report", reported.ctdivol_mgy, reported.phantom_cm
         flags -= {"PHANTOM_UNKNOWN"} if phantom is not None else set()
         flags |= reported.spread_flags
-    elif ctdivol is None and mas is not None and kvp is not None:
-        source, phantom = "computed-from-mas", _phantom_by_region(headers[0])
-        ctdivol = mas * _mgy_per_mas(headers[0], phantom, kvp)
+    elif ctdivol is None and mas is not None and kvp is not None and "TIN_FILTER" not in flags:
+        source, phantom = "computed-from-mas", phantom_by_region(headers[0])
+        ctdivol = mas * mgy_per_mas(headers[0], phantom, kvp)
         flags.add("CTDIVOL_COMPUTED")
     if headers:
-        _flag_reconstruction(headers[0], flags)
+        flags |= {"ITERATIVE_RECONSTRUCTION"} if is_iterative(headers[0]) else set()
         _flag_jump(headers, ctdivol, flags)
     return DoseReading(
         kvp,
@@ -141,7 +135,7 @@ def report_over_reading(
     """
     joined = [(scan, join(scan, events)[0]) for scan in scans]
     told = [
-        (len(scan.slices), event.ctdivol_mgy * _to_body(event.phantom_cm or reading.phantom_cm))
+        (len(scan.slices), event.ctdivol_mgy * to_body(event.phantom_cm or reading.phantom_cm))
         for scan, event in joined
         if event is not None and event.ctdivol_mgy is not None
     ]
@@ -149,7 +143,7 @@ def report_over_reading(
     if not told or mean_mgy is None:
         return None
     by_reports = sum(slices * mgy for slices, mgy in told) / sum(slices for slices, _ in told)
-    return by_reports / (mean_mgy * _to_body(reading.phantom_cm))
+    return by_reports / (mean_mgy * to_body(reading.phantom_cm))
 
 
 def differs(ratio: float) -> bool:
@@ -189,7 +183,7 @@ def _mas(headers: Sequence[Dataset], flags: set[str]) -> NDArray[np.float64] | N
     exposures = [read_exposure(header) for header in headers]
     for exposure in exposures:
         flags |= exposure.flags
-    return _repaired([exposure.mas for exposure in exposures], "MAS", flags)
+    return repaired([exposure.mas for exposure in exposures], "MAS", flags)
 
 
 def _stated_ctdivol(
@@ -201,15 +195,29 @@ def _stated_ctdivol(
     ]
     if any(value != check for value, check in zip(stated, sane, strict=True)):
         flags.add("CTDIVOL_OUT_OF_RANGE")
-    ctdivol = _repaired(sane, "CTDIVOL", flags)
+    ctdivol = repaired(_on_one_phantom(headers, sane, flags), "CTDIVOL", flags)
     if ctdivol is None or len(ctdivol) < 2 or np.ptp(ctdivol) > 1e-6:
         return ctdivol
     return ctdivol * _modulation(headers, mas, flags)
 
 
+def _on_one_phantom(
+    headers: Sequence[Dataset], ctdivol: Sequence[float | None], flags: set[str]
+) -> Sequence[float | None]:
+    """On the 32 cm phantom where slices state different ones (head and trunk in one go), else as they are."""
+    phantoms = stated_phantoms(headers)
+    if len(set(phantoms)) < 2:
+        return ctdivol
+    flags.add("PHANTOMS_DIFFER")
+    return [
+        None if value is None else value * to_body(phantom)
+        for value, phantom in zip(ctdivol, phantoms, strict=True)
+    ]
+
+
 def _ctdivol_of(header: Dataset) -> float | None:
     value = number(header, "CTDIvol")
-    return value if value is not None else private_number(header, 0x7005, "TOSHIBA_MEC_CT3", 0x63)
+    return value if value is not None else private_number(header, 0x7005, CANON_PRIVATE, 0x63)
 
 
 def _modulation(
@@ -228,31 +236,27 @@ def _modulation(
 
 
 def _phantom(
-    header: Dataset,
+    headers: Sequence[Dataset],
     ctdivol: NDArray[np.float64],
     mas: NDArray[np.float64] | None,
     kvp: float | None,
     flags: set[str],
-) -> Literal[16, 32] | None:
+) -> Phantom | None:
     per_mas = None
-    if mas is not None and kvp is not None:
+    if mas is not None and kvp is not None and "TIN_FILTER" not in flags:
         per_mas = float(np.median(ctdivol / mas)) * (120 / kvp) ** KV_EXPONENT
         if not MGY_PER_MAS[0] <= per_mas <= MGY_PER_MAS[1]:
             flags.add("CTDIVOL_MAS_MISMATCH")
-            per_mas = None
-    value, scheme = code_of(header, "CTDIPhantomTypeCodeSequence")
-    if scheme == "DCM" and value in PHANTOM_CODES:
-        return PHANTOM_CODES[value]
-    return _inferred_phantom(per_mas, flags)
+    if "PHANTOMS_DIFFER" in flags:
+        return 32
+    stated = stated_phantoms(headers)
+    return stated[0] if stated else _inferred(headers[0], per_mas, flags)
 
 
-def _inferred_phantom(per_mas: float | None, flags: set[str]) -> Literal[16, 32] | None:
-    """The phantom by CTDIvol per mAs at 120 kV: the small one reads about twice as much."""
-    if per_mas is None or BODY_UP_TO < per_mas < HEAD_FROM:
-        flags.add("PHANTOM_UNKNOWN")
-        return None
-    flags.add("PHANTOM_INFERRED")
-    return 16 if per_mas >= HEAD_FROM else 32
+def _inferred(header: Dataset, per_mas: float | None, flags: set[str]) -> Phantom | None:
+    phantom_cm = inferred_phantom(header, per_mas)
+    flags.add("PHANTOM_UNKNOWN" if phantom_cm is None else "PHANTOM_INFERRED")
+    return phantom_cm
 
 
 # --- what dose reports tell ----------------------------------------------------------------------
@@ -279,10 +283,10 @@ def _reported(
         spread = event.ctdivol_mgy * _modulation([headers[index] for index in slices], of_scan, spread_flags)
         for index, value in zip(slices, spread, strict=True):
             values[index] = float(value)
-    ctdivol = _repaired(values, "REPORT_CTDIVOL", flags) if joined else None
+    ctdivol = repaired(values, "REPORT_CTDIVOL", flags) if joined else None
     if ctdivol is None:
         return None
-    phantoms = {_phantom_of(event, flags) for event in joined}
+    phantoms = {_phantom_of(event, headers[0], flags) for event in joined}
     if len(phantoms) > 1:
         flags.add("REPORT_PHANTOMS_DIFFER")
         return None
@@ -293,21 +297,21 @@ def _reported(
     return _Reported(ctdivol, phantoms.pop(), kvp, report_uids, frozenset(spread_flags))
 
 
-def _phantom_of(event: DoseEvent, flags: set[str]) -> Literal[16, 32] | None:
+def _phantom_of(event: DoseEvent, header: Dataset, flags: set[str]) -> Phantom | None:
     if event.phantom_cm is not None:
         return event.phantom_cm
     inferring: set[str] = set()
-    phantom_cm = _inferred_phantom(event.mgy_per_mas, inferring)
+    phantom_cm = _inferred(header, event.mgy_per_mas, inferring)
     flags |= {f"REPORT_{flag}" for flag in inferring}
     return phantom_cm
 
 
 def _settled_phantom(
     ctdivol: NDArray[np.float64],
-    phantom_cm: Literal[16, 32] | None,
+    phantom_cm: Phantom | None,
     reported: _Reported,
     flags: set[str],
-) -> Literal[16, 32] | None:
+) -> Phantom | None:
     """The phantom of the images' CTDIvol once a report is there: stated, or the report's where doses agree.
 
     The numbers themselves tell whether the report's phantom is theirs too: on another they would be half or
@@ -320,87 +324,28 @@ def _settled_phantom(
         flags.add("PHANTOM_FROM_REPORT")
         return reported.phantom_cm
     if phantom_cm is not None and reported.phantom_cm is not None:
-        ratio *= _to_body(reported.phantom_cm) / _to_body(phantom_cm)
+        ratio *= to_body(reported.phantom_cm) / to_body(phantom_cm)
     if differs(ratio):
         flags.add("CTDIVOL_DIFFERS_FROM_REPORT")
     return phantom_cm
 
 
-def _to_body(phantom_cm: int | None) -> float:
-    return HEAD_TO_BODY_PHANTOM if phantom_cm == 16 else 1.0
-
-
-def _phantom_by_region(header: Dataset) -> Literal[16, 32]:
-    # A protocol such as "Head to thigh" speaks only where BodyPartExamined is silent.
-    where = text(header, "BodyPartExamined") or text(header, "ProtocolName")
-    return 16 if set(re.split(r"[^A-Z]+", where.upper())) & HEAD_WORDS else 32
-
-
-def _mgy_per_mas(header: Dataset, phantom_cm: Literal[16, 32], kvp: float) -> float:
-    maker = text(header, "Manufacturer").upper()
-    name = next((name for name in MGY_PER_MAS_AT_120_KV if name and maker.startswith(name)), "")
-    head, body = MGY_PER_MAS_AT_120_KV[name]
-    return float((head if phantom_cm == 16 else body) * (kvp / 120) ** KV_EXPONENT)
-
-
-def _repaired(values: Sequence[float | None], name: str, flags: set[str]) -> NDArray[np.float64] | None:
-    """The vector over z with few gaps filled and single outliers replaced; None if too little is known."""
-    vector = np.array([math.nan if value is None else value for value in values], dtype=np.float64)
-    known = np.isfinite(vector)
-    if not known.any():
-        return None
-    if not known.all():
-        if (~known).mean() > MISSING_SHARE:
-            flags.add(f"{name}_INCOMPLETE")
-            return None
-        flags.add(f"{name}_INTERPOLATED")
-        vector = np.interp(np.arange(len(vector)), np.flatnonzero(known), vector[known])
-    outliers = _isolated_outliers(vector)
-    if outliers.any():
-        flags.add(f"{name}_OUTLIER_REPLACED")
-        vector = np.interp(np.arange(len(vector)), np.flatnonzero(~outliers), vector[~outliers])
-    return vector
-
-
-def _isolated_outliers(vector: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Single slices far from both neighbours: modulation is smooth, typing errors are not."""
-    found = np.zeros(len(vector), dtype=np.bool_)
-    if len(vector) < 5:
-        return found
-    padded = np.pad(vector, 2, mode="reflect")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, 5)
-    middle = np.median(np.delete(windows, 2, axis=1), axis=1)
-    distance = np.abs(vector - middle)
-    spread = 1.4826 * float(np.median(distance))
-    found = (distance > OUTLIER_MAD * spread) & (distance > OUTLIER_SHARE * np.abs(middle))
-    # Two in a row are a step, not an outlier.
-    beside = np.roll(found, 1) | np.roll(found, -1)
-    return np.asarray(found & ~beside, dtype=np.bool_)
-
-
-def _flag_reconstruction(header: Dataset, flags: set[str]) -> None:
-    """Iterative and deep-learning reconstruction break the 1/sqrt(dose) law of noise."""
-    kernels = texts(header, "ConvolutionKernel")
-    siemens = text(header, "Manufacturer").upper().startswith("SIEMENS")
-    iterative = siemens and (
-        len(kernels) > 1 or any(re.match(r"(I|J|Br|Bv|Bl|Hr|Hv|Qr)\d", k) for k in kernels)
-    )
-    levels = (
-        private_number(header, 0x0053, "GEHC_CT_ADVAPP_001", 0x43),
-        private_number(header, 0x01F7, "ELSCINT1", 0x9B),
-    )
-    if iterative or any(level is not None and level > 0 for level in levels):
-        flags.add("ITERATIVE_RECONSTRUCTION")
-
-
 def _flag_jump(headers: Sequence[Dataset], ctdivol: NDArray[np.float64] | None, flags: set[str]) -> None:
+    """A dose that changes at once where the acquisition does."""
     if ctdivol is None:
         return
-    for at in range(1, len(headers)):
-        changed = text(headers[at], "AcquisitionNumber") != text(headers[at - 1], "AcquisitionNumber")
-        ratio = ctdivol[at] / ctdivol[at - 1]
-        if changed and max(ratio, 1 / ratio) > ACQUISITION_JUMP:
-            flags.add("ACQUISITIONS_DIFFER")
+    for keyword in SCAN_KEYS:
+        told = [text(header, keyword) for header in headers]
+        for at in range(1, len(headers)):
+            ratio = ctdivol[at] / ctdivol[at - 1]
+            if _begins(told, at, keyword) and max(ratio, 1 / ratio) > DOSE_JUMP:
+                flags.add("ACQUISITIONS_DIFFER")
+
+
+def _begins(told: Sequence[str], at: int, keyword: str) -> bool:
+    """Another acquisition; by its time only where it is not each slice that has a time of its own."""
+    alone = len(set(told[at : at + 2])) > 1 or len(set(told[max(at - 2, 0) : at])) > 1
+    return told[at] != told[at - 1] and not (alone and keyword == "AcquisitionDateTime")
 
 
 def _tuple(vector: NDArray[np.float64] | None, headers: Sequence[Dataset]) -> tuple[float | None, ...]:

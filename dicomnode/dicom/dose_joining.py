@@ -55,19 +55,27 @@ def scans_of(headers: Sequence[Dataset]) -> tuple[Scan, ...]:
 def join(scan: Scan, events: Iterable[DoseEvent]) -> tuple[DoseEvent | None, str | None]:
     """The event that made a scan, or None; with it the flag that tells why, or how it was found."""
     of_study = [event for event in events if event.study_instance_uid == scan.study_instance_uid]
-    candidates = [event for event in of_study if event.feeds_images]
-    if scan.event_uids:
-        named = [event for event in candidates if set(event.event_uids) & set(scan.event_uids)]
-        if len(named) > 1 or (named and len(scan.event_uids) > 1):
-            return None, "REPORT_AMBIGUOUS"
-        if named:
-            return named[0], None
-    possible = [event for event in candidates if not _contradicts(scan, event)]
-    if len(possible) == 1 and _agrees(scan, possible[0]):
+    named = [event for event in of_study if set(event.event_uids) & set(scan.event_uids)]
+    if named:
+        return _only(scan, [event for event in named if event.feeds_images])
+    possible = [event for event in of_study if _may_have_made(event) and not _contradicts(scan, event)]
+    if len(possible) == 1 and possible[0].feeds_images and _agrees(scan, possible[0]):
         return possible[0], "REPORT_JOINED_WITHOUT_UID"
     if len(possible) > 1:
         return None, "REPORT_AMBIGUOUS"
     return None, "REPORT_NOT_JOINED" if of_study else None
+
+
+def _only(scan: Scan, named: list[DoseEvent]) -> tuple[DoseEvent | None, str | None]:
+    """Of the events that the images name themselves: none but theirs, also where its dose is of no use."""
+    if len(named) > 1 or (named and len(scan.event_uids) > 1):
+        return None, "REPORT_AMBIGUOUS"
+    return (named[0], None) if named else (None, "REPORT_NOT_JOINED")
+
+
+def _may_have_made(event: DoseEvent) -> bool:
+    """Whether images can be this event's, its dose usable or not; a table at rest made none of a stack."""
+    return event.feeds_images or not (event.localizer or event.acquisition == "stationary")
 
 
 def _agrees(scan: Scan, event: DoseEvent) -> bool:

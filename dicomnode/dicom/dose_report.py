@@ -256,7 +256,7 @@ def _read_event(container: Dataset, report_uid: str, study_uid: str) -> DoseEven
 
 def _checked(event: DoseEvent, flags: set[str]) -> DoseEvent:
     """CTDIvol against DLP and mAs, which it must fit; computed from DLP where it is missing."""
-    length_cm = (event.scanning_length_mm or 0.0) / 10
+    length_cm, confirmed = (event.scanning_length_mm or 0.0) / 10, False
     if event.dlp_mgy_cm is not None and length_cm > 0:
         by_dlp = event.dlp_mgy_cm / length_cm
         if event.ctdivol_mgy is None:
@@ -264,11 +264,15 @@ def _checked(event: DoseEvent, flags: set[str]) -> DoseEvent:
                 # Too high by over-ranging, where that is in the DLP and not in the length.
                 event = replace(event, ctdivol_mgy=by_dlp)
                 flags.add("CTDIVOL_FROM_DLP")
-        elif not 1 / DLP_AGREES <= by_dlp / event.ctdivol_mgy <= DLP_AGREES:
+        elif 1 / DLP_AGREES <= by_dlp / event.ctdivol_mgy <= DLP_AGREES:
+            confirmed = True
+        else:
             flags.add("DLP_DISAGREES")
     per_mas = event.mgy_per_mas
     if per_mas is not None and not event.localizer and not MGY_PER_MAS[0] <= per_mas <= MGY_PER_MAS[1]:
-        flags.add("CTDIVOL_MAS_MISMATCH")
+        # A tin filter takes nine tenths of the dose away: then CTDIvol is low, and DLP agrees with it.
+        filtered = per_mas < MGY_PER_MAS[0] and confirmed and event.acquisition in ("spiral", "sequenced")
+        flags.add("CTDIVOL_LOW_FOR_MAS" if filtered else "CTDIVOL_MAS_MISMATCH")
     return replace(event, flags=tuple(sorted(flags)))
 
 

@@ -24,9 +24,11 @@ from dicomnode.dicom.derived import (
     derived_series_number,
     local_moment,
     plain_text,
+    revision_text,
 )
 from dicomnode.dicom.marks import PRIVATE_SCHEME
 from dicomnode.dicom.parsing import read_meta
+from dicomnode.dicom.policy import is_kept
 from dicomnode.dicom.provenance import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
@@ -39,16 +41,26 @@ from dicomnode.dicom.values import text
 from dicomnode.dicom.verbatim import copy_elements, decode_header
 
 LONG_STRING: Final = 64
-PATIENT_AND_STUDY: Final = frozenset(
-    {"SpecificCharacterSet", "TimezoneOffsetFromUTC", "PatientName", "PatientID", "IssuerOfPatientID"}
-    | {"PatientBirthDate", "PatientSex", "OtherPatientIDsSequence", "StudyDate", "StudyTime", "StudyID"}
-    | {"AccessionNumber", "IssuerOfAccessionNumberSequence", "ReferringPhysicianName", "StudyDescription"}
-    | {"PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence"}
-    | {"LongitudinalTemporalInformationModified", "ClinicalTrialSponsorName", "ClinicalTrialProtocolID"}
-    | {"ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName"}
-    | {"ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID"}
+STUDY: Final = frozenset(
+    {"SpecificCharacterSet", "TimezoneOffsetFromUTC", "StudyDate", "StudyTime", "StudyID", "AccessionNumber"}
+    | {"IssuerOfAccessionNumberSequence", "StudyDescription", "ProcedureCodeSequence", "RequestingService"}
+    | {"RequestingServiceCodeSequence", "ReferencedStudySequence", "ReferencedPatientSequence"}
+    | {"ReferringPhysicianName", "ReferringPhysicianIdentificationSequence", "ConsultingPhysicianName"}
+    | {"ConsultingPhysicianIdentificationSequence", "PhysiciansOfRecord"}
+    | {"PhysiciansOfRecordIdentificationSequence", "NameOfPhysiciansReadingStudy"}
+    | {"PhysiciansReadingStudyIdentificationSequence", "ReasonForPerformedProcedureCodeSequence"}
+    | {"AdmittingDiagnosesDescription", "AdmittingDiagnosesCodeSequence", "ReasonForVisit"}
+    | {"ReasonForVisitCodeSequence", "AdmissionID", "IssuerOfAdmissionIDSequence", "ServiceEpisodeID"}
+    | {"ServiceEpisodeDescription", "IssuerOfServiceEpisodeIDSequence", "PatientState"}
+    | {"LongitudinalTemporalInformationModified"}
 )
-"""Copied byte for byte, so that the object files under the same patient and study as the images."""
+"""General Study and Patient Study modules (PS3.3 C.7.2), as far as they stand outside the groups below."""
+PATIENT_GROUPS: Final = (0x0010, 0x0012)
+"""Patient and clinical trial; but for what is said of a series there."""
+OF_SERIES: Final = frozenset(
+    {"ClinicalTrialCoordinatingCenterName", "ClinicalTrialSeriesID", "ClinicalTrialSeriesDescription"}
+    | {"IssuerOfClinicalTrialSeriesID"}
+)
 
 TYPE_2: Final = (
     "PatientID",
@@ -59,7 +71,9 @@ TYPE_2: Final = (
     "StudyID",
     "StudyDate",
     "StudyTime",
+    "ReferringPhysicianName",
 )
+"""What highdicom asks of every image, and writes also where it is empty."""
 
 PLACES: Final = {"report": 1, "removed-map": 2, "uncertainty-map": 3, "key-objects": 4, "withdrawal": 5}
 """How many offsets behind the derived series the series of each kind of object is numbered."""
@@ -109,7 +123,8 @@ class Envelope:
             "device_serial_number": identity.device_uid[:LONG_STRING],
             "content_qualification": identity.content_qualification,
             "series_description": plain_text(
-                f"{identity.series_description_prefix}{description}", LONG_STRING
+                f"{identity.series_description_prefix}{description}{revision_text(self.provenance)}",
+                LONG_STRING,
             ),
             "series_date": moment.date(),
             "series_time": time,
@@ -119,6 +134,8 @@ class Envelope:
 
     def write(self, made: Dataset, path: Path) -> None:
         """Put patient, study, equipment and our marks into an object of highdicom, and write it."""
+        for keyword in TYPE_2:
+            made.pop(keyword, None)
         for tag, element in _patient_and_study(self.source).items():
             made[tag] = element
         made.InstanceCreationDate = made.ContentDate
@@ -243,8 +260,13 @@ def _study_item(study_uid: str, series: dict[str, list[Dataset]]) -> Dataset:
 
 
 def _patient_and_study(source: Dataset) -> Dataset:
+    """Copied byte for byte, what is empty or missing included: the images of the study say the same."""
+
     def keep(tag: BaseTag) -> bool:
         keyword = keyword_for_tag(tag)
-        return keyword in PATIENT_AND_STUDY and (keyword in TYPE_2 or bool(text(source, keyword)))
+        if keyword == "SpecificCharacterSet" and not text(source, keyword):
+            return False
+        of_patient = tag.group in PATIENT_GROUPS and keyword not in OF_SERIES
+        return is_kept(tag, keep_equipment=False) and (of_patient or keyword in STUDY)
 
     return copy_elements(source, keep)

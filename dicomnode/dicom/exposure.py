@@ -5,30 +5,43 @@ to the slice (GE: x slice thickness / total collimation, cut to an integer), the
 The value is only believed where it agrees with tube current, time and pitch; every other case is flagged.
 """
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from pydicom.dataset import Dataset
 
-from dicomnode.dicom.values import UNREADABLE, finite, is_too_long, items, number, text, texts
+from dicomnode.dicom.private_elements import (
+    CANON_PRIVATE,
+    GE_HELIOS,
+    GE_PARAMETERS,
+    GE_TIMING,
+    PHILIPS_PRIVATE,
+    private_number,
+    private_text,
+)
+from dicomnode.dicom.values import finite, items, number, text, texts
 
 CURRENT_MA: Final = (5.0, 1500.0)
 ROTATION_SECONDS: Final = (0.1, 5.0)
 PITCH: Final = (0.05, 4.0)
 MAS: Final = (0.5, 5000.0)
 THICKNESS_MM: Final = (0.1, 20.0)
+COLLIMATION_MM: Final = (0.5, 320.0)
 AGREEMENT: Final = 0.08
 AGREEMENT_MAS: Final = 1.0
 IMPLIED_PITCH: Final = (0.3, 3.5)
 """mA x time / Exposure where no pitch is written: outside, the two belong to different things."""
 
 SPIRAL_WORDS: Final = ("SPIRAL", "HELICAL", "HELIX")
+SEQUENCE_WORDS: Final = ("SEQUENCE", "STATIONARY", "CONSTANT_ANGLE", "AXIAL", "CINE", "VOLUME")
+SPIRAL_TYPE: Final = "SPI"
+SEQUENCE_TYPE: Final = "SEQ"
+"""Siemens, in ImageType: `CT_SOM5 SPI`."""
 
-GE_TIMING: Final = "GEMS_ACQU_01"
-GE_PARAMETERS: Final = "GEMS_PARM_01"
-GE_HELIOS: Final = "GEMS_HELIOS_01"
-PHILIPS_PRIVATE: Final = "ELSCINT1"
-CANON_PRIVATE: Final = "TOSHIBA_MEC_CT3"
+ROTATION_AS_TIME: Final = ("SIEMENS", "TOSHIBA", "CANON")
+"""Makers whose ExposureTime is that of a rotation. Philips divides it by the pitch, GE adds all up."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,10 @@ def read_exposure(header: Dataset) -> Exposure:
     if mas is not None and not MAS[0] <= mas <= MAS[1]:
         flags.add("MAS_OUT_OF_RANGE")
         mas = None
+    planned = private_number(header, 0x01F1, PHILIPS_PRIVATE, 0x49)
+    if mas is None and current is None and stated is None and _inside(planned, MAS):
+        flags.add("MAS_PLANNED")
+        mas = planned
     second = _second_tube_mas(header)
     if mas is not None and second:
         if _inside(second, MAS):
@@ -91,8 +108,11 @@ def rotation_seconds(header: Dataset) -> float | None:
 
 
 def spiral_pitch(header: Dataset) -> float | None:
-    """Pitch factor, standard attribute first; a 0 (topogram, sequence) counts as not written."""
+    """Pitch factor, standard attribute first; a 0 (topogram) counts as not written. None for a sequence."""
+    if is_sequence(header):
+        return None
     feed, collimation = number(header, "TableFeedPerRotation"), total_collimation_mm(header)
+    feed = feed or private_number(header, 0x0019, GE_TIMING, 0x23)
     candidates = (
         number(header, "SpiralPitchFactor"),
         private_number(header, 0x0043, GE_PARAMETERS, 0x27),
@@ -105,33 +125,50 @@ def spiral_pitch(header: Dataset) -> float | None:
 
 def total_collimation_mm(header: Dataset) -> float | None:
     """Width of the beam at the isocentre."""
-    total = number(header, "TotalCollimationWidth")
-    if total and total > 0:
-        return total
-    rows = private_number(header, 0x0045, GE_HELIOS, 0x01)
-    width = private_number(header, 0x0045, GE_HELIOS, 0x02)
+    candidates = (number(header, "TotalCollimationWidth"), *_private_collimations_mm(header))
+    return next((value for value in candidates if _inside(value, COLLIMATION_MM)), None)
+
+
+def _private_collimations_mm(header: Dataset) -> Iterator[float]:
     # GE's row width is often declared with the wrong VR and then decodes to nearly 0.
-    return rows * width if rows and width and width > 0.1 else None
+    rows = private_number(header, 0x0045, GE_HELIOS, 0x01)
+    yield (rows or 0.0) * (private_number(header, 0x0045, GE_HELIOS, 0x02) or 0.0)
+    used = private_text(header, 0x7005, CANON_PRIVATE, 0x09)
+    if re.fullmatch(r"[01]+", used):
+        yield used.count("1") * (private_number(header, 0x7005, CANON_PRIVATE, 0x08) or 0.0)
+    for group, creator, offset in ((0x01F1, PHILIPS_PRIVATE, 0x4B), (0x7005, CANON_PRIVATE, 0x41)):
+        rows_by_width = re.fullmatch(
+            r"([\d.]+) *[xX*] *([\d.]+)", private_text(header, group, creator, offset)
+        )
+        if rows_by_width:
+            yield (finite(rows_by_width[1]) or 0.0) * (finite(rows_by_width[2]) or 0.0)
 
 
 def is_spiral(header: Dataset) -> bool:
-    """A spiral scan, by acquisition type or scan options."""
-    words = " ".join((*texts(header, "AcquisitionType"), *texts(header, "ScanOptions"))).upper()
-    return any(word in words for word in SPIRAL_WORDS)
+    """A spiral scan, by acquisition type, scan options or Siemens' image type."""
+    return any(word in _scan_words(header) for word in SPIRAL_WORDS) or SPIRAL_TYPE in _type_words(header)
 
 
-def private_number(header: Dataset, group: int, creator: str, offset: int) -> float | None:
-    """A number in a private block, found by its creator; of a ratio (`0.984:1`, `/1.0:1`) its left side."""
-    try:
-        block = header.private_block(group, creator)
-        if is_too_long(header.get_item(block.get_tag(offset))):
-            return None
-        value = block[offset].value
-    except UNREADABLE:
-        return None
-    if isinstance(value, bytes):
-        value = value.decode("ascii", "replace")
-    return finite(str(value).strip(" \0/").partition(":")[0])
+def is_sequence(header: Dataset) -> bool:
+    """Said to be scanned with the table at rest: whatever stands for a pitch divides nothing."""
+    if is_spiral(header):
+        return False
+    words = _scan_words(header)
+    return any(word in words for word in SEQUENCE_WORDS) or SEQUENCE_TYPE in _type_words(header)
+
+
+def _scan_words(header: Dataset) -> str:
+    return " ".join((*texts(header, "AcquisitionType"), *texts(header, "ScanOptions"))).upper()
+
+
+def _type_words(header: Dataset) -> tuple[str, ...]:
+    return tuple(word for value in texts(header, "ImageType")[3:] for word in value.upper().split())
+
+
+def has_tin_filter(header: Dataset) -> bool:
+    """A tin filter (`Sn`) takes away nine tenths of the dose at the same mAs and kV."""
+    told = f"{text(header, 'FilterMaterial')} {text(header, 'FilterType')}".upper()
+    return re.search(r"\b(TIN|SN\d*)\b", told) is not None
 
 
 def _stated_mas(header: Dataset, flags: set[str]) -> float | None:
@@ -141,11 +178,19 @@ def _stated_mas(header: Dataset, flags: set[str]) -> float | None:
     if not micro or micro <= 0:
         return stated if stated and stated > 0 else None
     if not stated or stated <= 0:
-        return micro / 1000
+        return _from_micro(header, micro)
     ratio = micro / 1000 / stated
     if not (_about(ratio, 1) or _about(ratio, 0.001) or _about(ratio, 1000)):
         flags.add("EXPOSURE_UAS_CONFLICT")
     return stated
+
+
+def _from_micro(header: Dataset, micro: float) -> float:
+    """uAs / 1000; or what fits current and time, where the writer put mAs here or multiplied twice."""
+    current = tube_current_ma(header)
+    candidates = _candidates(header, current) if current else ()
+    scaled = (micro * scale for scale in (1e-3, 1.0, 1e-6))
+    return next((mas for mas in scaled if any(_agrees(mas, one) for one in candidates)), micro / 1000)
 
 
 def _resolve(header: Dataset, stated: float | None, current: float, flags: set[str]) -> float | None:
@@ -154,7 +199,7 @@ def _resolve(header: Dataset, stated: float | None, current: float, flags: set[s
     if stated is None:
         return _computed(header, candidates, flags)
     if any(_agrees(stated, value) for value in candidates):
-        return stated
+        return _per_pitch(header, stated, candidates, flags)
     if is_ge(header) or not text(header, "Manufacturer"):
         scaled = _slice_scaled(header, stated, candidates)
         if scaled is not None:
@@ -170,6 +215,25 @@ def _resolve(header: Dataset, stated: float | None, current: float, flags: set[s
         return stated
     flags.add("EXPOSURE_INCONSISTENT")
     return None
+
+
+def _per_pitch(
+    header: Dataset,
+    stated: float,
+    candidates: tuple[float | None, float | None, float | None],
+    flags: set[str],
+) -> float:
+    """Effective mAs where Exposure of a spiral is plain mA x time: as much as it would be without a pitch."""
+    by_rotation, by_time, by_time_and_pitch = candidates
+    maker = text(header, "Manufacturer").upper()
+    effective = by_rotation
+    if effective is None and maker.startswith(ROTATION_AS_TIME):
+        effective = by_time_and_pitch
+    plain = _agrees(stated, by_time) and not _agrees(stated, effective)
+    if effective is None or spiral_pitch(header) is None or maker.startswith("PHILIPS") or not plain:
+        return stated
+    flags.add("EXPOSURE_NOT_PER_PITCH")
+    return effective
 
 
 def _candidates(header: Dataset, current: float) -> tuple[float | None, float | None, float | None]:

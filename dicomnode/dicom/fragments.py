@@ -11,13 +11,13 @@ from typing import BinaryIO, Final, NamedTuple
 
 from pydicom.uid import RLELossless
 
+from dicomnode.dicom.codestream import END_MARKER, PADDING
 from dicomnode.errors import BrokenInstance
 
 ITEM: Final = b"\xfe\xff\x00\xe0"
 SEQUENCE_END: Final = b"\xfe\xff\xdd\xe0"
 UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 ITEM_HEADER_BYTES: Final = 8
-END_MARKER: Final = b"\xff\xd9"
 MOST_FRAGMENTS: Final = 1_000_000
 
 
@@ -135,7 +135,7 @@ def _by_end_markers(file: BinaryIO, fragments: list[Extent], frames: int) -> tup
         parts.append(fragment)
         tail = min(16, fragment.length)
         file.seek(fragment.at + fragment.length - tail)
-        if file.read(tail).rstrip(b"\0").endswith(END_MARKER):
+        if file.read(tail).rstrip(PADDING).endswith(END_MARKER):
             found.append(tuple(parts))
             parts = []
     if parts or len(found) != frames:

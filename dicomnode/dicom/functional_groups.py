@@ -117,11 +117,13 @@ def flat_headers(header: Dataset, name: str) -> tuple[Dataset, ...]:
         )
     common = Dataset()
     _take(common, header, (tag for tag in tags_of(header) if keyword_for_tag(tag) not in _LEFT_BEHIND))
+    one_beam = _is_one_beam(header, groups[0])
     for shared in items(header, SHARED)[:1]:
-        _merge_groups(common, shared)
+        _merge_groups(common, shared, one_beam)
     first = int(number(header, "ConcatenationFrameOffsetNumber") or 0) + 1
     return tuple(
-        _flat(header, common, group, number_of) for number_of, group in enumerate(groups, start=first)
+        _flat(header, common, group, number_of, one_beam)
+        for number_of, group in enumerate(groups, start=first)
     )
 
 
@@ -152,10 +154,10 @@ def check_one_kind(headers: Sequence[Dataset], name: str) -> None:
             )
 
 
-def _flat(header: Dataset, common: Dataset, group: Dataset, frame: int) -> Dataset:
+def _flat(header: Dataset, common: Dataset, group: Dataset, frame: int, one_beam: bool) -> Dataset:
     flat = Dataset()
     _take(flat, common, tags_of(common))
-    _merge_groups(flat, group)
+    _merge_groups(flat, group, one_beam)
     _name_classically(flat)
     _put(flat, "InstanceNumber", frame)
     flat.file_meta = header.file_meta
@@ -178,14 +180,14 @@ def _take(flat: Dataset, source: Dataset, tags: Iterable[BaseTag]) -> None:
             flat[tag] = element
 
 
-def _merge_groups(flat: Dataset, group: Dataset) -> None:
+def _merge_groups(flat: Dataset, group: Dataset, one_beam: bool) -> None:
     for tag in tags_of(group):
         keyword = keyword_for_tag(tag)
         if keyword in CARRIED:
             _take(flat, group, (tag,))
         elif keyword in MERGED:
             found = items(group, keyword)
-            _take_item(flat, found[0]) if len(found) == 1 else _take_agreed(flat, found)
+            _take_item(flat, found[0]) if len(found) == 1 else _take_agreed(flat, found, one_beam)
 
 
 def _take_item(flat: Dataset, item: Dataset) -> None:
@@ -194,16 +196,32 @@ def _take_item(flat: Dataset, item: Dataset) -> None:
     _take(flat, item, (tag for tag in tags_of(item) if not tag.is_private or tag.group not in own))
 
 
-def _take_agreed(flat: Dataset, found: Sequence[Dataset]) -> None:
+def _take_agreed(flat: Dataset, found: Sequence[Dataset], one_beam: bool) -> None:
     """Of several items, one an X-ray path, what is the same in all (PS3.3 C.8.2.2 for classic images)."""
     for tag in tags_of(found[0]) if found else ():
         keyword = keyword_for_tag(tag)
         told = {text(item, keyword) for item in found}
         if keyword and not tag.is_private and len(told) == 1:
             _take(flat, found[0], (tag,))
-    for keyword in {keyword_for_tag(tag) for item in found for tag in tags_of(item)} & PER_PATH:
+    shares = set() if one_beam else PER_PATH
+    for keyword in {keyword_for_tag(tag) for item in found for tag in tags_of(item)} & shares:
         if keyword in flat:
             del flat[keyword]
+
+
+def _is_one_beam(header: Dataset, group: Dataset) -> bool:
+    """Whether all paths of a multi-energy scan are one tube's at one voltage, told apart in the detector.
+
+    Photon counting or two layers: what all paths say of the exposure is then the whole, no share of it.
+    """
+    for place in (header, *items(header, SHARED)[:1], group):
+        for scan in items(place, "MultienergyCTAcquisitionSequence"):
+            sources = items(scan, "MultienergyCTXRaySourceSequence")
+            paths = items(scan, "MultienergyCTPathSequence")
+            beams = {text(path, "ReferencedXRaySourceIndex") for path in paths}
+            constant = all(text(one, "MultienergySourceTechnique") == "CONSTANT_SOURCE" for one in sources)
+            return len(sources) == 1 and constant and beams == {text(sources[0], "XRaySourceIndex")}
+    return False
 
 
 def _name_classically(flat: Dataset) -> None:

@@ -21,7 +21,7 @@ from pydicom.uid import CTImageStorage
 from pydicom.valuerep import DSfloat
 
 from dicomnode.dicom import concepts
-from dicomnode.dicom.derived import plain_text
+from dicomnode.dicom.derived import is_of_the_head, plain_text
 from dicomnode.dicom.envelope import (
     Envelope,
     Reference,
@@ -45,9 +45,6 @@ NO_CHANGE: Final = 2**15
 
 SPREAD_SLOPE_HU: Final = 2.0**-6
 LARGEST_WORD: Final = 2**16 - 1
-FACES: Final = ("HEAD", "NECK", "BRAIN", "SKULL", "FACE", "SINUS", "ORBIT", "JAW", "WHOLEBODY")
-"""Body parts (PS3.16 annex L) of which an image, or the noise taken from one, may show a face."""
-
 LOSSY: Final = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 
 Frame = NDArray[np.uint16] | NDArray[np.float32]
@@ -289,8 +286,7 @@ def _may_show_a_face(source: Dataset) -> bool:
     said = text(source, "RecognizableVisualFeatures")
     if said in ("YES", "NO"):
         return said == "YES"
-    part = text(source, "BodyPartExamined").upper()
-    return not part or any(face in part for face in FACES)
+    return not text(source, "BodyPartExamined") or is_of_the_head(source)
 
 
 def _name_dimensions(made: Dataset, uid: str) -> None:

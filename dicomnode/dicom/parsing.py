@@ -219,7 +219,8 @@ def _open(data: Dataset, stream: _Metered, left: int) -> int:
         raise RecursionError(f"sequences are nested deeper than {DEEPEST_SEQUENCE}")
     _check_character_set(data)
     for tag in tags_of(data):
-        element = data.get_item(tag)
+        # as it is: an empty value counts as deferred, and would be converted
+        element = data.get_item(tag, keep_deferred=True)
         if tag.is_private or element is None:
             continue
         if isinstance(element, RawDataElement) and _vr(element) == "SQ":

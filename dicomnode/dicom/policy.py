@@ -51,6 +51,8 @@ TABLE: Final[tuple[Row, ...]] = (
     *_rows("keep", GEOMETRY, "GantryDetectorTilt TableHeight AnatomicalOrientationType"),
     *_rows("keep", ORDER, "PatientName PatientID PatientBirthDate PatientSex AccessionNumber StudyID"),
     *_rows("keep", ORDER, "ReferringPhysicianName RequestAttributesSequence StudyDescription"),
+    # Retired, and still what many archives know a patient by.
+    *_rows("keep", ORDER, "OtherPatientIDs"),
     *_rows("keep", ORDER, "PatientIdentityRemoved DeidentificationMethod DeidentificationMethodCodeSequence"),
     *_rows("keep", ORDER, "LongitudinalTemporalInformationModified InstitutionName InstitutionAddress"),
     *_rows("keep", "anatomy", "BodyPartExamined AnatomicRegionSequence Laterality ProtocolName"),
@@ -71,12 +73,9 @@ TABLE: Final[tuple[Row, ...]] = (
     *_rows("keep", "same units, same display", "VOILUTSequence VOILUTFunction RealWorldValueMappingSequence"),
     *_rows("keep", "once lossy, always lossy", "LossyImageCompression LossyImageCompressionRatio"),
     *_rows("keep", "once lossy, always lossy", "LossyImageCompressionMethod"),
-    *_rows(
-        "keep", "true of the derived image too", "BurnedInAnnotation RecognizableVisualFeatures SyntheticData"
-    ),
-    *_rows(
-        "keep", "true of the derived image too", "QualityControlImage ReferencedImageSequence InstanceNumber"
-    ),
+    *_rows("keep", "true of the derived image too", "BurnedInAnnotation SyntheticData QualityControlImage"),
+    *_rows("keep", "true of the derived image too", "ReferencedImageSequence InstanceNumber"),
+    *_rows("keep", "YES where a head in thin slices says nothing of it", "RecognizableVisualFeatures"),
     *_rows("set", "derived, still an axial image, with our own term as value 4", "ImageType"),
     *_rows(
         "set", "new objects under deterministic UIDs", "SOPInstanceUID SeriesInstanceUID InstanceCreatorUID"
@@ -108,13 +107,21 @@ TABLE: Final[tuple[Row, ...]] = (
     *_rows("remove", STALE, "LargestPixelValueInSeries IconImageSequence DigitalSignaturesSequence"),
     *_rows("remove", STALE, "MACParametersSequence EncryptedAttributesSequence DataSetTrailingPadding"),
     *_rows("remove", STALE, "PixelDataProviderURL ExtendedOffsetTable ExtendedOffsetTableLengths"),
-    *_rows("remove", STALE, "GraphicAnnotationSequence"),
+    *_rows("remove", STALE, "GraphicAnnotationSequence HistogramSequence"),
     *_rows("remove", STATEMENT, "OriginalAttributesSequence InstanceCoercionDateTime SOPInstanceStatus"),
     *_rows("remove", STATEMENT, "SOPAuthorizationDateTime SOPAuthorizationComment QueryRetrieveView"),
     *_rows(
         "remove", STATEMENT, "AuthorizationEquipmentCertificationNumber ConversionSourceAttributesSequence"
     ),
     *_rows("remove", STATEMENT, "RelatedGeneralSOPClassUID OriginalSpecializedSOPClassUID ConversionType"),
+    *_rows(
+        "remove", STATEMENT, "RetrieveAETitle RetrieveURL RetrieveURI InstanceAvailability QueryRetrieveLevel"
+    ),
+    *_rows("remove", STATEMENT, "NumberOfPatientRelatedInstances NumberOfStudyRelatedInstances"),
+    *_rows(
+        "remove", STATEMENT, "NumberOfSeriesRelatedInstances StorageMediaFileSetID StorageMediaFileSetUID"
+    ),
+    *_rows("remove", STATEMENT, "InstanceOriginStatus CreatorVersionUID MultiFrameSourceSOPInstanceUID"),
     *_rows("remove", STATEMENT, "ContributingSourcesSequence HL7StructuredDocumentReferenceSequence"),
     *_rows("remove", "private data are removed", "PrivateDataElementCharacteristicsSequence"),
     *_rows("remove", "a saving that the scanner estimated", "EstimatedDoseSaving"),
@@ -124,15 +131,6 @@ ACTIONS: Final = {row.keyword: row.action for row in TABLE}
 
 
 MUST_STAND: Final = (
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "StudyID",
-    "AccessionNumber",
-    "ReferringPhysicianName",
     "PatientPosition",
     "PositionReferenceIndicator",
     "InstanceNumber",
@@ -140,7 +138,8 @@ MUST_STAND: Final = (
     "KVP",
     "AcquisitionNumber",
 )
-"""Type 2 attributes of the CT Image IOD (PS3.3 A.3.3): where the source lacks one it stands there empty."""
+"""Type 2 attributes of image and series (PS3.3 A.3.3): where the source lacks one it stands there empty. What
+it lacks of patient and study stays away: images of one study must say the same of both."""
 
 
 def is_kept(tag: BaseTag, keep_equipment: bool) -> bool:

@@ -67,6 +67,7 @@ class Provenance:
     which the table `dose_reference` (name and version) says for the `regions` of the body. `dose_decision`:
     one sentence on who won between tags and noise, and by what factor.
 
+    `revision`: the generation of a result that replaces an earlier one somewhere; 0 where it replaces none.
     `processed_at` should carry its time zone; the objects show it in the zone of the source.
     """
 
@@ -94,6 +95,7 @@ class Provenance:
     dose_decision: str = ""
     regions: str = ""
     size_flags: tuple[str, ...] = ()
+    revision: int = 0
     processed_at: datetime = field(default_factory=lambda: datetime.now().astimezone())
 
     @property

@@ -37,25 +37,16 @@ MOST_ELEMENTS: Final = 3000
 UID_CHARACTERS: Final = re.compile(r"[0-9.]{1,64}")
 """Leading zeros in a component are wrong, but in archives since before anybody checked."""
 
-SAME_TEXT: Final = (
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "PatientID",
+ONE_TEXT_A_STACK: Final = (
     "FrameOfReferenceUID",
-    "Manufacturer",
-    "ManufacturerModelName",
     "ConvolutionKernel",
     "FilterType",
     "ContrastBolusAgent",
     "BitsStored",
     "PixelRepresentation",
     "MultienergyCTAcquisition",
-    "FrameType",
-    "StackID",
 )
-"""Attributes that have one value in a series; more than one means several stacks under one UID."""
-
-SAME_NUMBER: Final = (
+ONE_NUMBER_A_STACK: Final = (
     "Rows",
     "Columns",
     "PixelSpacing",
@@ -64,8 +55,20 @@ SAME_NUMBER: Final = (
     "KVP",
     "ReconstructionDiameter",
     "TemporalPositionIndex",
+    "TemporalPositionIdentifier",
     "NominalPercentageOfCardiacPhase",
 )
+"""Attributes with one value in a stack; a series with more holds several, told apart by them."""
+ONE_TEXT_A_SERIES: Final = (
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "PatientID",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "FrameType",
+    "StackID",
+)
+"""Who the patient is and who made the image: where these differ a series is a mistake and is refused."""
 NUMBER_TOLERANCE: Final = 1e-3
 
 ACQUISITION_KEYS: Final = ("AcquisitionNumber", "IrradiationEventUID")
@@ -162,10 +165,11 @@ def read_headers(paths: Sequence[Path]) -> tuple[Dataset, ...]:
     return tuple(instance.header for path in paths for instance in _read_instances(path))
 
 
-def read_series(paths: Sequence[Path], allow_single: bool = True) -> CtSeries:
+def read_series(paths: Sequence[Path], allow_single: bool = True, whole: bool = True) -> CtSeries:
     """Read, check, sort and decode the files of one series: single images, multi-frame objects, or both.
 
-    A single image is a series where `allow_single`; its spacing is then its thickness.
+    A single image is a series where `allow_single`; its spacing is then its thickness. Not `whole`: positions
+    may be missing or uneven, to look at what is there; such a series is never enhanced.
 
     :raises SeriesRefused: the subclass and its `rule` tell why; `errors.py` lists them.
     """
@@ -187,7 +191,7 @@ def read_series(paths: Sequence[Path], allow_single: bool = True) -> CtSeries:
     planes = [read_plane(instance.header) for instance in instances]
     for plane, instance in zip(planes, instances, strict=True):
         check_axial(plane, instance.header)
-    order, spacing_mm = stack(planes)
+    order, spacing_mm = stack(planes, whole)
     _check_acquisitions([instances[index].header for index in order])
     return _assemble([instances[index] for index in order], planes[order[0]], spacing_mm)
 
@@ -257,11 +261,11 @@ def _check_distinct(instances: Sequence[_Instance]) -> None:
 
 
 def _check_uniform(headers: Sequence[Dataset]) -> None:
-    for keyword in SAME_TEXT:
+    for keyword in ONE_TEXT_A_SERIES + ONE_TEXT_A_STACK:
         found = {text(header, keyword) for header in headers}
         if len(found) > 1:
             raise MixedSeries(f"{keyword} has {len(found)} values in this series; split it by {keyword}")
-    for keyword in SAME_NUMBER:
+    for keyword in ONE_NUMBER_A_STACK:
         first = numbers(headers[0], keyword)
         if not all(_near(numbers(header, keyword), first) for header in headers):
             raise MixedSeries(f"{keyword} changes within this series; split it by {keyword}")

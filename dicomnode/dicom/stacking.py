@@ -15,7 +15,15 @@ from pydicom.dataset import Dataset
 
 from dicomnode.dicom.admission import label
 from dicomnode.dicom.values import number, numbers
-from dicomnode.errors import DuplicatePosition, GapInSeries, NotAxial, UnsupportedGeometry
+from dicomnode.errors import (
+    DuplicatePosition,
+    GantryTilt,
+    GapInSeries,
+    NotAxial,
+    PixelsNotSquare,
+    UnevenSpacing,
+    UnsupportedGeometry,
+)
 
 UNIT_TOLERANCE: Final = 1e-3
 SQUARE_TOLERANCE: Final = 1e-3
@@ -27,6 +35,8 @@ AXIAL_LIMIT_DEG: Final = 45.0
 SPACING_TOLERANCE_MM: Final = 0.1
 """Positions are often written with one decimal."""
 SPACING_TOLERANCE: Final = 0.1
+ROUNDING_MM: Final = 1e-6
+"""0.8 - 0.7 is more than 0.1 in binary."""
 SAME_POSITION: Final = 0.1
 """Closer than this share of the median step counts as the same place."""
 PIXEL_MM: Final = (0.02, 20.0)
@@ -56,7 +66,7 @@ class Plane:
 def read_plane(header: Dataset) -> Plane:
     """The plane of one image.
 
-    :raises UnsupportedGeometry: an attribute is missing or unusable, or pixels are not square.
+    :raises UnsupportedGeometry: an attribute is missing or unusable. :raises PixelsNotSquare.
     """
     position = _vector(header, "ImagePositionPatient", 3)
     orientation = _vector(header, "ImageOrientationPatient", 6)
@@ -79,9 +89,7 @@ def read_plane(header: Dataset) -> Plane:
             f"{label(header)}: PixelSpacing (0028,0030) must be above 0, {PIXEL_MM[0]} to {PIXEL_MM[1]:g} mm"
         )
     if abs(spacing[0] - spacing[1]) > SQUARE_TOLERANCE * spacing[0]:
-        raise UnsupportedGeometry(
-            f"{label(header)}: pixels are not square ({spacing[0]:g} x {spacing[1]:g} mm)"
-        )
+        raise PixelsNotSquare(f"{label(header)}: pixels are not square ({spacing[0]:g} x {spacing[1]:g} mm)")
     thickness = number(header, "SliceThickness")
     return Plane(
         position,
@@ -94,7 +102,7 @@ def read_plane(header: Dataset) -> Plane:
 def check_axial(plane: Plane, header: Dataset) -> None:
     """The plane is across the patient's long axis.
 
-    :raises NotAxial: sagittal or coronal. :raises UnsupportedGeometry: tilted gantry or oblique reformat.
+    :raises NotAxial: sagittal or coronal. :raises GantryTilt: tilted gantry or oblique reformat.
     """
     angle = _degrees_between(plane.normal, np.array([0.0, 0.0, 1.0]))
     if angle > AXIAL_LIMIT_DEG:
@@ -102,41 +110,50 @@ def check_axial(plane: Plane, header: Dataset) -> None:
             f"{label(header)} is not a cross-section: its normal is {angle:.0f} degrees off the long axis"
         )
     if angle > OBLIQUE_TOLERANCE_DEG:
-        raise UnsupportedGeometry(
+        raise GantryTilt(
             f"{label(header)} is tilted by {angle:.1f} degrees (gantry tilt or oblique reformat); "
             "only planes across the long axis are enhanced"
         )
 
 
-def stack(planes: Sequence[Plane]) -> tuple[list[int], float | None]:
+def stack(planes: Sequence[Plane], whole: bool = True) -> tuple[list[int], float | None]:
     """The order of the slices from feet to head, and their spacing in mm (None for a single slice).
 
-    :raises DuplicatePosition, GapInSeries, UnsupportedGeometry: the slices do not close to one even stack.
+    Only where `whole` are gaps and uneven steps refused.
+
+    :raises DuplicatePosition, GapInSeries, UnevenSpacing, GantryTilt: they do not close to one even stack.
     """
-    order = sorted(range(len(planes)), key=lambda index: planes[index].height_mm)
+    # one normal for all: what orientations differ by in the last digit moves a slice by their distance
+    along = np.array([plane.position_mm @ planes[0].normal for plane in planes])
+    order = [int(index) for index in np.argsort(along, kind="stable")]
     if len(order) == 1:
         return order, None
-    heights = np.array([planes[index].height_mm for index in order])
+    heights = along[order]
     steps = np.diff(heights)
     spacing = float(np.median(steps))
     _check_duplicates(heights, steps, spacing)
-    _check_gaps(heights, steps, spacing)
+    if whole:
+        _check_gaps(heights, steps, spacing)
     _check_straight([planes[index] for index in order], steps)
     return order, float((heights[-1] - heights[0]) / len(steps))
 
 
 def _check_duplicates(heights: NDArray[np.float64], steps: NDArray[np.float64], spacing: float) -> None:
     same = np.flatnonzero(steps <= max(SAME_POSITION * spacing, 1e-3))
-    if same.size:
+    if same.size == len(steps):
         raise DuplicatePosition(
-            f"{same.size} positions hold more than one image: {_listed(heights[same])} mm; split phases or "
+            f"all {len(heights)} images lie at one position, as of bolus tracking: no series of slices"
+        )
+    if same.size:
+        places = sorted({round(float(height), 2) for height in heights[same]})
+        raise DuplicatePosition(
+            f"{len(places)} positions hold more than one image: {_listed(places)} mm; split phases or "
             "remove the copies"
         )
 
 
 def _check_gaps(heights: NDArray[np.float64], steps: NDArray[np.float64], spacing: float) -> None:
-    tolerance = min(max(SPACING_TOLERANCE_MM, SPACING_TOLERANCE * spacing), 0.45 * spacing)
-    uneven = np.flatnonzero(np.abs(steps - spacing) > tolerance)
+    uneven = np.flatnonzero(np.abs(steps - spacing) > step_tolerance_mm(spacing))
     missing = [
         float(heights[at] + part * spacing)
         for at in uneven
@@ -148,9 +165,15 @@ def _check_gaps(heights: NDArray[np.float64], steps: NDArray[np.float64], spacin
             "send the series again when it is complete"
         )
     if uneven.size:
-        raise UnsupportedGeometry(
+        raise UnevenSpacing(
             f"the spacing is not even: {_listed(steps[uneven])} mm where the median is {spacing:.4g} mm"
         )
+
+
+def step_tolerance_mm(spacing_mm: float) -> float:
+    """How far a step may be from the usual one: a digit of the first decimal, or a tenth, if that is more."""
+    tolerance = max(SPACING_TOLERANCE_MM, SPACING_TOLERANCE * spacing_mm)
+    return min(tolerance, 0.45 * spacing_mm) + ROUNDING_MM
 
 
 def _check_straight(planes: Sequence[Plane], steps: NDArray[np.float64]) -> None:
@@ -159,7 +182,7 @@ def _check_straight(planes: Sequence[Plane], steps: NDArray[np.float64]) -> None
         angle = _degrees_between(shift, before.normal)
         sideways = float(np.linalg.norm(shift - step * before.normal))
         if angle > TILT_TOLERANCE_DEG and sideways > 0.05:
-            raise UnsupportedGeometry(
+            raise GantryTilt(
                 f"the slices are sheared by {angle:.1f} degrees at {before.height_mm:.1f} mm (gantry tilt "
                 "or a shift between images): the stacking direction must be the slice normal"
             )

@@ -62,10 +62,11 @@ class PhotonSchedule:
 class StartStep:
     """Where the reverse process starts for one slice.
 
-    `step`: k* of the schedule; 0 means normal dose, nothing to do. `photons`: quanta per reference ray of
-    this slice. `fraction`: its dose over the normal dose for this patient and thickness, which is the share
-    of the noise variance that stays. `noise_hu`, `texture`: measured, or predicted from the photons.
-    `decided_by`: `tags`, `noise` or `both`. `log_ratio`: ln(photons by tags / photons by noise), None where
+    `step`: k* of the schedule; 0 means nothing to do. `photons`: quanta per reference ray that this slice
+    looks like. `fraction`: theirs over those of the normal dose for this patient and thickness, which is the
+    share of the noise variance that stays; `fraction_by_tags`, `fraction_by_noise`: what each says.
+    `noise_hu`, `texture`: measured, or predicted from the photons. `decided_by`: who decided the strength,
+    `tags`, `noise` or `both`. `log_ratio`: ln(photons by tags / photons by noise), None where
     one is missing. `verdict`: how the two compare, see `Verdict`. `outside`: sentences on what the model was
     not trained for and was told as its nearest.
     """
@@ -79,14 +80,31 @@ class StartStep:
     log_ratio: float | None
     outside: tuple[str, ...] = ()
     verdict: "Verdict" = "agree"
+    fraction_by_tags: float | None = None
+    fraction_by_noise: float | None = None
+
+    @property
+    def dose_fraction(self) -> float:
+        """Its dose over normal dose: an image cleaner than its tags tells what was done to it instead."""
+        by_tags = self.fraction_by_tags
+        return self.fraction if by_tags is None or self.dose_decided_by != "tags" else by_tags
+
+    @property
+    def dose_decided_by(self) -> str:
+        """Who decided `dose_fraction`: `tags`, `noise` or `both`."""
+        return "tags" if self.verdict in ("cleaner", "iterative") else self.decided_by
 
 
-Verdict = Literal["agree", "warn", "noisier", "cleaner", "iterative", "tags alone", "noise alone"]
+Verdict = Literal[
+    "agree", "warn", "noisier", "cleaner", "iterative", "cut off", "sharp", "tags alone", "noise alone"
+]
 """`agree` and `warn`: within a factor 1.5 and 2.5, both count.
 `noisier` than the tags by more: the noise wins (simulated low dose, wrong phantom, mAs of one thin slice).
 `cleaner` by more: the noise wins, so the strength is less (already denoised, averaged slices).
 `iterative`: known to be reconstructed iteratively, and cleaner at all: the noise wins, because only the noise
-that is left can be removed."""
+that is left can be removed.
+`cut off`, `sharp`: noisier than the tags, but the patient goes on beyond the image and his size is unknown,
+or the kernel lifts noise: what it says is only the least that the dose can be, and the tags decide."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +112,10 @@ class SliceFacts:
     """What is known of one slice before the decision; None where nothing is.
 
     `ctdivol_mgy` and `normal_ctdivol_mgy`, what a normal dose would be for this patient, refer to the 32 cm
-    phantom; their ratio is the dose fraction. `noise_hu` and `texture` as in `physics.noise.NoiseReading`.
-    `iterative`: not plain filtered back-projection. `region`, `region_by` and `flags` are for the record:
+    phantom; their ratio is the dose fraction. `noise_hu`, `texture`, `law_texture` as in
+    `physics.noise.NoiseReading`.
+    `iterative`: not plain filtered back-projection. `overstated`: why the noise may tell too low a dose, if
+    anything does. `region`, `region_by` and `flags` are for the record:
     which row of the reference table applied, what named it, and what is odd about the size.
     """
 
@@ -107,6 +127,8 @@ class SliceFacts:
     noise_hu: float | None
     texture: float | None
     iterative: bool = False
+    overstated: Literal["", "cut off", "sharp"] = ""
+    law_texture: float | None = None
     region: str = ""
     region_by: str = ""
     flags: tuple[str, ...] = ()
@@ -127,14 +149,32 @@ def match(facts: SliceFacts, schedule: PhotonSchedule) -> StartStep:
     """
     tags, noise = _photons_by_tags(facts), _photons_by_noise(facts)
     log_ratio = math.log(tags / noise) if tags is not None and noise is not None else None
-    photons, decided_by, verdict = _decide(tags, noise, facts.iterative)
+    photons, decided_by, verdict = _decide(tags, noise, facts)
     normal = photons_from_dose(facts.normal_ctdivol_mgy, facts.thickness_mm)
-    fraction = min(max(photons / normal, LEAST_FRACTION), 1.0)
+    by_tags, by_noise = (None if one is None else _fraction(one, normal) for one in (tags, noise))
+    fraction = _fraction(photons, normal)
     # the schedule counts from normal dose, whatever the thickness: k* depends on the fraction alone
     step = schedule.nearest(fraction * NORMAL_DOSE_PHOTONS)
     texture = TYPICAL_TEXTURE if facts.texture is None else facts.texture
-    noise_hu = facts.noise_hu or predicted_noise_hu(photons, facts.diameter_mm, facts.pixel_mm, texture)
-    return StartStep(step, photons, fraction, noise_hu, texture, decided_by, log_ratio, verdict=verdict)
+    noise_hu = facts.noise_hu or predicted_noise_hu(
+        photons, facts.diameter_mm, facts.pixel_mm, _law_texture(facts)
+    )
+    return StartStep(
+        step,
+        photons,
+        fraction,
+        noise_hu,
+        texture,
+        decided_by,
+        log_ratio,
+        verdict=verdict,
+        fraction_by_tags=by_tags,
+        fraction_by_noise=by_noise,
+    )
+
+
+def _fraction(photons: float, normal: float) -> float:
+    return min(max(photons / normal, LEAST_FRACTION), 1.0)
 
 
 def told(starts: Sequence[StartStep]) -> str:
@@ -153,12 +193,16 @@ _SENTENCES: dict[Verdict, str] = {
     "strength lowered to what fits the noise",
     "iterative": "noise won in {slices}: reconstructed iteratively, cleaner than the tags say by a factor "
     "{factor} in dose, strength lowered to what fits the noise",
+    "cut off": "tags decided in {slices}: noisier than they say by a factor {factor} in dose, but the "
+    "patient goes on beyond the image and his size is unknown",
+    "sharp": "tags decided in {slices}: noisier than they say by a factor {factor} in dose, as a kernel that "
+    "lifts edges is",
     "tags alone": "tags decided in {slices}: no noise could be measured, or none that tells a dose",
     "noise alone": "noise decided in {slices}: the tags tell no dose",
 }
 
 
-def _decide(tags: float | None, noise: float | None, iterative: bool) -> tuple[float, str, Verdict]:
+def _decide(tags: float | None, noise: float | None, facts: SliceFacts) -> tuple[float, str, Verdict]:
     """Photons, who decided, and how tags and noise compare."""
     if tags is None and noise is None:
         raise DoseUnknown(
@@ -167,8 +211,10 @@ def _decide(tags: float | None, noise: float | None, iterative: bool) -> tuple[f
     if tags is None or noise is None:
         return (tags, "tags", "tags alone") if tags is not None else (noise or 0.0, "noise", "noise alone")
     log_ratio = math.log(tags / noise)
-    if iterative and log_ratio < 0.0:
+    if facts.iterative and log_ratio < 0.0:
         return noise, "noise", "iterative"
+    if facts.overstated and log_ratio > 0.0:
+        return tags, "tags", facts.overstated
     if abs(log_ratio) < DISAGREE:
         return math.sqrt(tags * noise), "both", "agree" if abs(log_ratio) < AGREE else "warn"
     return noise, "noise", "noisier" if log_ratio > 0 else "cleaner"
@@ -181,7 +227,12 @@ def _photons_by_tags(facts: SliceFacts) -> float | None:
 def _photons_by_noise(facts: SliceFacts) -> float | None:
     if facts.noise_hu is None or facts.texture is None or not _law_holds(facts):
         return None
-    return photons_from_noise(facts.noise_hu, facts.diameter_mm, facts.pixel_mm, facts.texture)
+    return photons_from_noise(facts.noise_hu, facts.diameter_mm, facts.pixel_mm, _law_texture(facts))
+
+
+def _law_texture(facts: SliceFacts) -> float:
+    known = facts.texture if facts.law_texture is None else facts.law_texture
+    return TYPICAL_TEXTURE if known is None else known
 
 
 def _law_holds(facts: SliceFacts) -> bool:

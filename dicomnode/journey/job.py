@@ -324,6 +324,10 @@ class JobBook:
             jobs = self._of_stack[order.series_key][order.stack]
             return [job_id for job_id, number in jobs.items() if number < order.generation]
 
+    def earlier_without_result(self, order: Order) -> list[str]:
+        """Those of them that ended without one: the new job stands for them in every list."""
+        return [one for one in self.earlier(order) if self.job(one).status in ("refused", "held", "failed")]
+
     def order(self, job_id: str) -> Order:
         """Return what a job is about."""
         return read_order(self._spool.work / job_id)

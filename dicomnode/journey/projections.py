@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from dicomnode.dicom.acquisition import Detector
 from dicomnode.dicom.projections import MeasuredProjections, read_projections
+from dicomnode.dicom.series import CtSeries, read_series
 from dicomnode.dicom.turns import Turn
-from dicomnode.errors import ConeTooWide, InconsistentProjections, NoRawMode
+from dicomnode.errors import ConeTooWide, InconsistentProjections, NoRawMode, ProjectionSeries
 from dicomnode.physics.fan import FanDetector, Rays, Spot, pitch_at_axis_mm, plan_rebinning, reach_mm, trace
 from dicomnode.physics.geometry import ParallelBeam
 from dicomnode.physics.measured import MeasuredSlices, reconstruct
@@ -103,6 +104,17 @@ def reconstruct_projections(
         )
     measured = rebin(projections, side_px, field_mm, outer_rows)
     return _placed(reconstruct(measured), measured, signs)
+
+
+def read_images(paths: Sequence[Path]) -> CtSeries:
+    """The images of one stack as the node takes them up: projections are refused by what they are.
+
+    :raises SeriesRefused: as `read_series` and `refuse`.
+    """
+    try:
+        return read_series(paths)
+    except ProjectionSeries:
+        refuse(paths)
 
 
 def refuse(paths: Sequence[Path]) -> NoReturn:

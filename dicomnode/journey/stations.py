@@ -20,27 +20,27 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
-from statistics import fmean, median_low
+from statistics import median_low
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dicomnode.dicom.dose import DoseReading, read_dose, ssde_mgy
+from dicomnode.dicom.dose import DoseReading, read_dose
 from dicomnode.dicom.dose_joining import Scan, scans_of
 from dicomnode.dicom.provenance import Identity, Provenance, pipeline_digest
-from dicomnode.dicom.series import CtSeries, read_series
+from dicomnode.dicom.series import CtSeries
 from dicomnode.engines.enhance import enhance
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.start_step import SliceFacts, StartStep, told
 from dicomnode.engines.uncertainty import drawing, spread
-from dicomnode.errors import HeldByQuality, NoSpread, ProjectionSeries
+from dicomnode.errors import HeldByQuality, NoSpread
 from dicomnode.journey.dose_reports import DoseReports
 from dicomnode.journey.job import Station
 from dicomnode.journey.manifest import OUTGOING, read_manifest
-from dicomnode.journey.matching import match_all, regions_told, slice_facts
+from dicomnode.journey.matching import match_all, mean_diameter_mm, mean_ssde_mgy, regions_told, slice_facts
 from dicomnode.journey.order import Order
-from dicomnode.journey.projections import refuse
+from dicomnode.journey.projections import read_images
 from dicomnode.journey.writing import Work, earlier_results, write_objects
 from dicomnode.quality import Limits, judge
 from dicomnode.settings import Settings
@@ -145,10 +145,7 @@ class Stations:
         if self._held is None or self._held[0] != order.job_id:
             folder = self._spool.series_folder(order.series_uid)
             paths = [folder / name for name in order.files]
-            try:
-                series = read_series(paths)
-            except ProjectionSeries:
-                refuse(paths)
+            series = read_images(paths)
             series = replace(series, stack=order.stack, stack_number=order.stack_number)
             self._held = order.job_id, series
         return self._held[1]
@@ -289,8 +286,6 @@ class Stations:
         """The facts for headers and report, from what the stations before left: the same after a crash."""
         made, verdict = _read(folder / "reconstruct.json"), _read(folder / "judge.json")
         starts, dose, facts = _starts(folder), _dose(folder), _facts(folder)
-        diameters_mm = [one.diameter_mm for one in facts if one.diameter_mm > 0]
-        diameter_mm = fmean(diameters_mm) if diameters_mm else None
         return Provenance(
             engine=made["engine"],
             model_id=made["model_id"],
@@ -299,10 +294,10 @@ class Stations:
             configuration_digest=_with_reports(made["configuration_digest"], dose.report_uids),
             dose=dose,
             photons=median_low([start.photons for start in starts]),
-            dose_fraction=median_low([start.fraction for start in starts]),
-            dose_decided_by=Counter(start.decided_by for start in starts).most_common(1)[0][0],
-            ssde_mgy=ssde_mgy(dose.mean_ctdivol_mgy, dose.phantom_cm, diameter_mm),
-            water_equivalent_diameter_mm=diameter_mm,
+            dose_fraction=median_low([start.dose_fraction for start in starts]),
+            dose_decided_by=Counter(start.dose_decided_by for start in starts).most_common(1)[0][0],
+            ssde_mgy=mean_ssde_mgy(dose, facts),
+            water_equivalent_diameter_mm=mean_diameter_mm(facts),
             start_step=median_low([start.step for start in starts]),
             steps=made["steps"],
             seed=made["seed"],

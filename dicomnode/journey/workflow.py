@@ -135,14 +135,8 @@ class Journey:
             job = self.book.place(order)
             self._durable.queue_series(job.job_id, job.run)
             told = f", set apart by {', '.join(order.differs_by)}" if order.differs_by else ""
-            log.info(
-                "job %s: %d images, series %s (%s%s)",
-                job.job_id,
-                job.instances,
-                job.shown_series,
-                order.confidence,
-                told,
-            )
+            told = f"{job.instances} images, series {job.shown_series} ({order.confidence}{told})"
+            log.info("job %s: %s", job.job_id, told)
 
     def report_came(self, study_uid: str, sop_instance_uid: str, path: Path) -> None:
         """Note a dose report that is safe on the disk; the series it may be about are looked at again."""
@@ -280,6 +274,8 @@ class Journey:
             return self._continue_with_new_pipeline(order)
         if job.starts.get(station, 0) >= MOST_STARTS:
             return self._end(job_id, "failed", f"the process died {MOST_STARTS} times at station '{station}'")
+        for fruitless in self.book.earlier_without_result(order):
+            self._end(fruitless, "superseded", _MORE_CAME)
         self._begin(job_id, station)
         try:
             found = self._stations.visit(station, order, self._progress(job_id))
@@ -291,6 +287,8 @@ class Journey:
         except AlreadyEnhanced as own:
             return self._end(job_id, "ignored", str(own), own.rule)
         except SeriesRefused as refusal:
+            if self.book.superseded(order):  # more came while it was looked at
+                return self._end(job_id, "superseded", _MORE_CAME)
             self._keep_refusal(order, refusal)
             return self._end(job_id, "refused", str(refusal), refusal.rule)
         self.book.update(job_id, lambda job: passed(job, station, found), durable=False)
@@ -351,7 +349,7 @@ class Journey:
         order = self.book.order(job_id)
         if not self.book.job(job_id).final and self.book.superseded(order):
             self._end(job_id, "superseded", _MORE_CAME)
-        names = [destination.name for destination in self._settings.destinations]
+        names = [peer.name for peer in self._settings.destinations]
         job = self.book.update(job_id, lambda job: sending(job, names))
         return [
             [state.name, self._durable.unused_attempt(job_id, state.name, state.attempts + 1)]

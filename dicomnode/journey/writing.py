@@ -69,6 +69,8 @@ def write_objects(work: Work, settings: Settings, earlier: Sequence[Path], makin
     `earlier` are the job folders of the earlier generations of the series. The same arguments, and the same
     answers of the destinations to those, give the same bytes.
     """
+    if any(read_ledger(folder, peer.name).stored for folder in earlier for peer in settings.destinations):
+        work = replace(work, provenance=replace(work.provenance, revision=work.generation))
     usual = usual_naming(settings.identity)
     works = {
         naming: work.named(naming, digest_for(naming, usual, work.provenance.configuration_digest))

@@ -189,11 +189,6 @@ class SeriesWatch:
         ]
         return [self._complete(series_uid, now) for _, series_uid in sorted(ready)]
 
-    def next_due(self) -> float | None:
-        """Return when `due` should be asked again at the latest, or None when nothing is open."""
-        waiting = [self._due_at(series) for series in self._series.values() if not series.completed]
-        return min(waiting, default=None)
-
     def forget(self, series_uid: str) -> None:
         """Drop a series that retention removed; the memory of a node must not grow for ever."""
         self._series.pop(series_uid, None)

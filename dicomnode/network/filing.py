@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from dicomnode.checked import is_uid
-from dicomnode.errors import InstanceRefused, NetworkError
+from dicomnode.errors import InstanceRefused
 from dicomnode.network import part10, protocol
 from dicomnode.network.completeness import Arrival
-from dicomnode.network.header import RawHeader, read_header
+from dicomnode.network.header import RawHeader, read_header, same_values
 
 
 class InstanceStore(Protocol):
@@ -51,7 +51,8 @@ class Request:
 class ReceivedInstance:
     """An instance that is safe on disk. `digest` is SHA-256 of the encoded data set, in hexadecimal.
 
-    `new` is False when the very same bytes were held already.
+    `new` is False when the instance was held already: the very same bytes or, where `aside` says so, in
+    another form, of which a copy lies in quarantine.
     """
 
     sop_class_uid: str
@@ -68,6 +69,7 @@ class ReceivedInstance:
     position_mm: tuple[float, float, float] | None
     frames: int = 1
     part: tuple[int, int] | None = None
+    aside: str = ""
 
     def arrival(self, at_seconds: float) -> Arrival:
         """Return what completeness needs to know of it."""
@@ -94,7 +96,7 @@ class Filing:
         header = _checked_header(request)
         digest = hashlib.sha256(request.data_set).hexdigest()
         with self._locks[hash(header.sop_instance_uid) % self._STRIPES]:
-            path, new = self._place(request, header, digest)
+            path, new, aside = self._place(request, header, digest)
         return ReceivedInstance(
             sop_class_uid=header.sop_class_uid,
             sop_instance_uid=header.sop_instance_uid,
@@ -110,10 +112,11 @@ class Filing:
             position_mm=header.position_mm,
             frames=header.frames,
             part=header.part,
+            aside=aside,
         )
 
-    def _place(self, request: Request, header: RawHeader, digest: str) -> tuple[Path, bool]:
-        """Write a new instance, or recognise an identical one, or put a contradicting one aside."""
+    def _place(self, request: Request, header: RawHeader, digest: str) -> tuple[Path, bool, str]:
+        """Write a new instance, or recognise one that is held, or put a contradicting one aside."""
         held = self._store.find(header.sop_instance_uid)
         frame = part10.frame(
             header.sop_class_uid, header.sop_instance_uid, request.transfer_syntax_uid, request.calling_ae
@@ -122,13 +125,14 @@ class Filing:
             path = self._store.file(
                 header.series_instance_uid, header.sop_instance_uid, frame, request.data_set
             )
-            return path, True
-        contradiction = _contradiction(held, request, header)
-        if contradiction is None:
-            self._store.confirm(held)
-            return held, False
-        self._store.quarantine(header.sop_instance_uid, digest, str(contradiction), frame, request.data_set)
-        raise contradiction
+            return path, True, ""
+        difference = _difference(held, request, header)
+        if difference:
+            self._store.quarantine(header.sop_instance_uid, digest, str(difference), frame, request.data_set)
+        if isinstance(difference, InstanceRefused):
+            raise difference
+        self._store.confirm(held)
+        return held, False, difference
 
 
 def _checked_header(request: Request) -> RawHeader:
@@ -145,60 +149,41 @@ def _checked_header(request: Request) -> RawHeader:
     return header
 
 
-def _contradiction(held: Path, request: Request, header: RawHeader) -> InstanceRefused | None:
-    """Say how the held instance differs from the one that came, or None when it does not.
+def _difference(held: Path, request: Request, header: RawHeader) -> InstanceRefused | str:
+    """Say how the held instance differs from the one that came: "" for not at all, an error if it must not.
 
-    The two headers can differ for a good reason (a corrected name), the two pixel data cannot; either
-    way a person must look, because a report may already rest on the first one.
+    An archive sends what a scanner sent before with other values in the header, with other lengths or in
+    another lossless syntax, all under the same UID. Refusing that would keep the rest of the series from
+    coming: most senders stop at the first failure. Other pixels contradict, and so does another series,
+    number or position.
     """
     content = held.read_bytes()
     meta = part10.parse_meta(content, held.name)
     if memoryview(content)[meta.data_set_at :] == request.data_set:
-        return None
-    if meta.transfer_syntax_uid != request.transfer_syntax_uid:
-        return InstanceRefused("already held in another transfer syntax", protocol.OTHER_ENCODING)
+        return ""
     before = read_header(content, meta.transfer_syntax_uid, meta.data_set_at)
-    if before.pixels_at is not None and header.pixels_at is not None:
-        new_pixels = memoryview(request.data_set)[header.pixels_at :]
-        if memoryview(content)[before.pixels_at :] == new_pixels:
-            return InstanceRefused("already held with another header", protocol.OTHER_HEADER)
-    return InstanceRefused("already held with other content", protocol.OTHER_PIXELS)
+    if _place_of(before) != _place_of(header):
+        return InstanceRefused("already held in another series or at another place", protocol.OTHER_PLACE)
+    syntaxes = {meta.transfer_syntax_uid, request.transfer_syntax_uid}
+    if len(syntaxes) > 1 and not syntaxes <= set(protocol.UNCOMPRESSED):
+        return "already held in another transfer syntax"
+    had, has = before.pixels, header.pixels
+    if had and has and memoryview(content)[had] == memoryview(request.data_set)[has]:
+        came = request.data_set, request.transfer_syntax_uid, 0
+        same = same_values((content, meta.transfer_syntax_uid, meta.data_set_at), came)
+        return "" if same else "already held with another header"
+    return InstanceRefused("already held with other content", protocol.OTHER_CONTENT)
+
+
+def _place_of(header: RawHeader) -> tuple[object, ...]:
+    uids = header.sop_class_uid, header.study_instance_uid, header.series_instance_uid
+    return *uids, header.instance_number, header.position_mm, header.frames, header.part
 
 
 def arrival_of(header: RawHeader, at_seconds: float) -> Arrival:
     """What completeness needs to know of an instance that lies in the spool."""
     number, position_mm = header.instance_number, header.position_mm
     return Arrival(header.sop_instance_uid, number, position_mm, at_seconds, header.frames, header.part)
-
-
-@dataclass(frozen=True)
-class HeldSeries:
-    """A series as it lies in the spool. `broken` names files that no longer read as whole instances."""
-
-    study_instance_uid: str
-    series_instance_uid: str
-    arrivals: tuple[Arrival, ...]
-    broken: tuple[Path, ...]
-
-
-def read_back(folder: Path, at_seconds: float) -> HeldSeries | None:
-    """Read the headers of a series folder, for the start-up sweep; None when no file there is readable.
-
-    Every instance counts as arrived at `at_seconds`: a sender that was cut off by the restart gets the
-    whole quiet time to come back. Pixels are not read.
-    """
-    headers: list[RawHeader] = []
-    broken: list[Path] = []
-    for path in sorted(folder.glob("*.dcm")):
-        try:
-            headers.append(read_file_header(path))
-        except (InstanceRefused, NetworkError, OSError, ValueError):
-            broken.append(path)
-    if not headers:
-        return None
-    arrivals = tuple(arrival_of(header, at_seconds) for header in headers)
-    first = headers[0]
-    return HeldSeries(first.study_instance_uid, first.series_instance_uid, arrivals, tuple(broken))
 
 
 def read_file_header(path: Path) -> RawHeader:

@@ -5,6 +5,7 @@ without decoding a pixel: every length must fit, sequences and fragments must be
 must be as long as Rows and Columns ask for. What does not add up was cut off on its way and is refused.
 """
 
+import hashlib
 import mmap
 import struct
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ _ITEM: Final = 0xFFFEE000
 _ITEM_END: Final = 0xFFFEE00D
 _SEQUENCE_END: Final = 0xFFFEE0DD
 _PIXEL_DATA: Final = 0x7FE00010
+_TRAILING_PADDING: Final = 0xFFFCFFFC
 _LONG_VRS: Final = frozenset(
     (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 )
@@ -66,8 +68,8 @@ class RawHeader:
     series_instance_uid: str
     instance_number: int | None
     position_mm: tuple[float, float, float] | None
-    pixels_at: int | None
-    """Where the Pixel Data element begins, counted like the bytes given to `read_header`."""
+    pixels: slice | None
+    """Where the value of Pixel Data lies, counted like the bytes given to `read_header`."""
     frames: int = 1
     part: tuple[int, int] | None = None
 
@@ -89,20 +91,21 @@ def read_header(data: Buffer, transfer_syntax_uid: str, start: int = 0) -> RawHe
     """
     values: dict[int, bytes] = {}
     pixels: _Element | None = None
-    pixels_at = None
-    explicit = transfer_syntax_uid != protocol.IMPLICIT_VR_LITTLE_ENDIAN
-    big_endian = transfer_syntax_uid == protocol.EXPLICIT_VR_BIG_ENDIAN
-    walk = _Walk(data, ">" if big_endian else "<")
+    pixels_in = None
+    walk = _Walk(data, transfer_syntax_uid)
+    explicit = walk.explicit
     position, end = start, _end_without_zeros(data, start)
     while position < end:
         element = walk.element_at(position, explicit)
         if element.tag == _PIXEL_DATA:
-            pixels, pixels_at = element, position
+            pixels = element
         position = walk.end_of(element, explicit, 0)
+        if element is pixels:
+            pixels_in = slice(element.start, position)
         if element.tag in _WANTED:
             values[element.tag] = data[element.start : position][:_LONGEST_TEXT]
-    sizes = {tag: _unsigned(values, tag, big_endian) for tag in (*_SIZES, *_PARTS)}
-    header = _header(values, sizes, pixels_at)
+    sizes = {tag: _unsigned(values, tag, walk.order) for tag in (*_SIZES, *_PARTS)}
+    header = _header(values, sizes, pixels_in)
     if header.sop_class_uid in protocol.IMAGE_CLASSES:
         _require_pixels(sizes, header.frames, pixels, transfer_syntax_uid not in protocol.NATIVE)
     return header
@@ -114,10 +117,12 @@ def read_header(data: Buffer, transfer_syntax_uid: str, start: int = 0) -> RawHe
 class _Walk:
     """Steps from element to element of one data set, and counts them."""
 
-    def __init__(self, data: Buffer, order: str) -> None:
+    def __init__(self, data: Buffer, transfer_syntax_uid: str) -> None:
         self._data = data
         self._size = len(data)
-        self._tag, self._short, self._long = (struct.Struct(order + form) for form in ("HH", "H", "I"))
+        self.explicit = transfer_syntax_uid != protocol.IMPLICIT_VR_LITTLE_ENDIAN
+        self.order = ">" if transfer_syntax_uid == protocol.EXPLICIT_VR_BIG_ENDIAN else "<"
+        self._tag, self._short, self._long = (struct.Struct(self.order + form) for form in ("HH", "H", "I"))
         many = min(self._size // _BYTES_AN_ELEMENT, _MOST_ELEMENTS_OF_A_LARGE_DATA_SET)
         self._most = self._left = max(_MOST_ELEMENTS, many)
 
@@ -189,6 +194,76 @@ class _Walk:
         return position
 
 
+class _Teller(_Walk):
+    """Collects (depth, tag, value) of every element outside Pixel Data, in order; a sequence item by item."""
+
+    def __init__(self, data: Buffer, transfer_syntax_uid: str, start: int) -> None:
+        super().__init__(data, transfer_syntax_uid)
+        self.told: list[tuple[int, int, bytes]] = []
+        self._tell_all(start, _end_without_zeros(data, start), self.explicit, 0)
+
+    def _tell_all(self, position: int, end: int, explicit: bool, depth: int) -> int:
+        if depth > _DEEPEST:
+            raise InstanceRefused(f"sequences nested deeper than {_DEEPEST}", protocol.NOT_WHOLE)
+        while position < end:
+            element = self.element_at(position, explicit)
+            if element.tag == _ITEM_END:
+                return element.start
+            position = self._tell(element, explicit, depth)
+        return position
+
+    def _tell(self, element: _Element, explicit: bool, depth: int) -> int:
+        if element.tag == _PIXEL_DATA or element.tag == _TRAILING_PADDING or element.tag & 0xFFFF == 0:
+            return self.end_of(element, explicit, depth)
+        undefined = element.length == _UNDEFINED
+        end = self._size if undefined else self._within(element.start + element.length)
+        if self._holds_items(element):
+            self.told.append((depth, element.tag, b""))
+            return self._tell_items(element.start, end, explicit and element.vr != b"UN", depth + 1)
+        end = self.end_of(element, explicit, depth) if undefined else end
+        value = self._data[element.start : end]
+        long = len(value) > _BLOCK_BYTES  # what is large is not kept twice
+        value = hashlib.sha256(value).digest() if long else value.rstrip(b"\x00 ")
+        self.told.append((depth, element.tag, value))
+        return end
+
+    def _tell_items(self, position: int, end: int, explicit: bool, depth: int) -> int:
+        while position < end:
+            item = self.element_at(position, explicit)
+            if item.tag == _SEQUENCE_END:
+                return item.start
+            if item.tag != _ITEM:
+                raise _cut_off()
+            self.told.append((depth, item.tag, b""))
+            stop = end if item.length == _UNDEFINED else self._within(item.start + item.length)
+            position = self._tell_all(item.start, stop, explicit, depth)
+        return position
+
+    def _holds_items(self, element: _Element) -> bool:
+        """SQ; without a VR, what has no length or begins like an item."""
+        if element.vr in (b"", b"UN"):
+            if element.length == _UNDEFINED:
+                return True
+            group, number = (
+                self._tag.unpack_from(self._data, element.start) if element.length >= 8 else (0, 0)
+            )
+            return bool(group << 16 | number == _ITEM)
+        return element.vr == b"SQ"
+
+
+def same_values(one: tuple[Buffer, str, int], other: tuple[Buffer, str, int]) -> bool:
+    """Whether two data sets, (data, transfer syntax, start) as for `read_header`, hold the same elements.
+
+    Pixel Data apart; lengths, VRs, group lengths and paddings do not count. What cannot be told counts as
+    different.
+    """
+    try:
+        first, second = (_Teller(*data_set).told for data_set in (one, other))
+    except InstanceRefused:
+        return False
+    return first == second
+
+
 def _end_without_zeros(data: Buffer, start: int) -> int:
     """Where the zeros begin that some senders fill up with; looked for once, from behind."""
     end = len(data)
@@ -208,7 +283,7 @@ def _cut_off() -> InstanceRefused:
 # --- the values -----------------------------------------------------------------------------------
 
 
-def _header(values: dict[int, bytes], sizes: dict[int, int], pixels_at: int | None) -> RawHeader:
+def _header(values: dict[int, bytes], sizes: dict[int, int], pixels: slice | None) -> RawHeader:
     return RawHeader(
         sop_class_uid=_uid(values, _SOP_CLASS_UID, "SOP Class UID"),
         sop_instance_uid=_uid(values, _SOP_INSTANCE_UID, "SOP Instance UID"),
@@ -216,7 +291,7 @@ def _header(values: dict[int, bytes], sizes: dict[int, int], pixels_at: int | No
         series_instance_uid=_uid(values, _SERIES_INSTANCE_UID, "Series Instance UID"),
         instance_number=_integer(values.get(_INSTANCE_NUMBER, b"")),
         position_mm=_position(values.get(_IMAGE_POSITION, b"")),
-        pixels_at=pixels_at,
+        pixels=pixels,
         frames=_frames(values),
         part=_part(sizes),
     )
@@ -272,6 +347,6 @@ def _require_pixels(sizes: dict[int, int], frames: int, pixels: _Element | None,
         raise InstanceRefused("Pixel Data is shorter than Rows x Columns", protocol.NOT_WHOLE)
 
 
-def _unsigned(values: dict[int, bytes], tag: int, big_endian: bool) -> int:
+def _unsigned(values: dict[int, bytes], tag: int, order: str) -> int:
     """US; 0 when absent."""
-    return int.from_bytes(values.get(tag, b"")[:2], "big" if big_endian else "little")
+    return int.from_bytes(values.get(tag, b"")[:2], "big" if order == ">" else "little")

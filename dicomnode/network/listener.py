@@ -7,6 +7,8 @@ What pynetdicom 3.0 leaves open and is closed here:
 * a PDU may announce 4 GiB and is read before anyone looks at it, even before the association is accepted;
 * connections that never ask for an association take the slots of those that do, and one that is
   closed at once keeps its thread until the ACSE timeout;
+* an instance of a class it has never heard of breaks the association off, and what would have come after it
+  is lost;
 * nobody is told reliably, and after the last instance, that an association has ended.
 """
 
@@ -22,7 +24,12 @@ from typing import Any, Final
 
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.service_class import ServiceClass
+from pynetdicom.sop_class import uid_to_service_class
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+
+from dicomnode.network.protocol import CLASS_NOT_SUPPORTED
 
 _log: Final = logging.getLogger(__name__)
 SPARE_CONNECTIONS: Final = 64
@@ -113,6 +120,7 @@ class _Connection(RequestHandler):
             bounded = BoundedSocket.adopt(plain, self.server.ae.maximum_pdu_size)
             association.dul.socket = bounded
             association._reactor_checkpoint = _RestfulCheckpoint(bounded)
+        _refuse_unknown_classes(association)
         evt.trigger(association, evt.EVT_CONN_OPEN, {"address": self.client_address})
         association.start()
         association.join()
@@ -211,6 +219,25 @@ def _hang_up(association: Association) -> None:
     if plain is not None and plain.socket is not None:
         with contextlib.suppress(OSError):
             plain.socket.shutdown(socket.SHUT_RDWR)
+
+
+def _refuse_unknown_classes(association: Association) -> None:
+    """Answer an instance of a class that pynetdicom has no service for with 0122, and go on."""
+    serve = association._serve_request
+
+    def serve_known(message: Any, context_id: int) -> None:
+        asked = isinstance(message, C_STORE) and message.is_valid_request
+        if not asked or uid_to_service_class(str(message.AffectedSOPClassUID)) is not ServiceClass:
+            serve(message, context_id)
+            return
+        _log.warning("instance refused (%04X): SOP Class is of no kind known", CLASS_NOT_SUPPORTED)
+        answer = C_STORE()
+        answer.MessageIDBeingRespondedTo = message.MessageID
+        answer.AffectedSOPInstanceUID = message.AffectedSOPInstanceUID
+        answer.Status = CLASS_NOT_SUPPORTED
+        association.dimse.send_msg(answer, context_id)
+
+    association._serve_request = serve_known  # type: ignore[method-assign, assignment]
 
 
 def _wake_if_never_asked(event: evt.Event) -> None:

@@ -26,6 +26,30 @@ ENHANCED_XRAY_RADIATION_DOSE_SR: Final = "1.2.840.10008.5.1.4.1.1.88.76"
 IMAGE_CLASSES: Final = (CT_IMAGE, ENHANCED_CT_IMAGE, LEGACY_CONVERTED_ENHANCED_CT_IMAGE)
 DOSE_REPORT_CLASSES: Final = (XRAY_RADIATION_DOSE_SR, ENHANCED_XRAY_RADIATION_DOSE_SR)
 
+COMPANION_IMAGE_CLASSES: Final = (
+    "1.2.840.10008.5.1.4.1.1.7",  # Secondary Capture: dose screens
+    "1.2.840.10008.5.1.4.1.1.7.1",
+    "1.2.840.10008.5.1.4.1.1.7.2",
+    "1.2.840.10008.5.1.4.1.1.7.3",
+    "1.2.840.10008.5.1.4.1.1.7.4",
+    "1.2.840.10008.5.1.4.1.1.128",  # PET beside its CT
+)
+COMPANION_DOCUMENT_CLASSES: Final = (
+    "1.2.840.10008.5.1.4.1.1.88.11",  # Basic Text SR
+    "1.2.840.10008.5.1.4.1.1.88.22",  # Enhanced SR
+    "1.2.840.10008.5.1.4.1.1.88.33",  # Comprehensive SR: our reports among them
+    "1.2.840.10008.5.1.4.1.1.88.34",  # Comprehensive 3D SR
+    "1.2.840.10008.5.1.4.1.1.88.59",  # Key Object Selection
+    "1.2.840.10008.5.1.4.1.1.11.1",  # Grayscale Softcopy Presentation State
+    "1.2.840.10008.5.1.4.1.1.104.1",  # Encapsulated PDF
+    "1.2.840.10008.5.1.4.1.1.30",  # Parametric Map
+    "1.2.840.10008.5.1.4.1.1.11.2",  # Color Softcopy Presentation State
+    "1.2.840.10008.5.1.4.1.1.66",  # Raw Data
+    "1.2.840.10008.5.1.4.1.1.66.4",  # Segmentation
+    "1.2.840.10008.5.1.4.1.1.481.3",  # RT Structure Set
+)
+"""What lies beside CT in a study: an archive that sends it whole stops where one class is not taken."""
+
 EXPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1"
 IMPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2"
 EXPLICIT_VR_BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
@@ -40,6 +64,8 @@ LOSSLESS: Final = (
     "1.2.840.10008.1.2.4.201",  # High-Throughput JPEG 2000 Lossless
     "1.2.840.10008.1.2.5",  # RLE Lossless
 )
+LOSSY: Final = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.91")
+"""For pictures that nobody decodes here."""
 
 SUCCESS: Final = 0x0000
 OUT_OF_RESOURCES: Final = 0xA700
@@ -47,9 +73,8 @@ CLASS_MISMATCH: Final = 0xA900
 NOT_WHOLE: Final = 0xC000
 UID_MISSING: Final = 0xC005
 INSTANCE_MISMATCH: Final = 0xC006
-OTHER_PIXELS: Final = 0xC010
-OTHER_HEADER: Final = 0xC011
-OTHER_ENCODING: Final = 0xC012
+OTHER_CONTENT: Final = 0xC010
+OTHER_PLACE: Final = 0xC011
 INVALID_INSTANCE_UID: Final = 0x0117
 CLASS_NOT_SUPPORTED: Final = 0x0122
 HANDLER_FAILED: Final = 0xC211
@@ -70,7 +95,9 @@ ANSWERS: Final = (
     Answer(
         SUCCESS,
         "Success",
-        "The instance is safe on the disk, or the very same bytes were there already.",
+        "The instance is safe on the disk, or was there already. Where only its header or its lossless "
+        "encoding differs from what was there, the first stays, this one is put aside on the disk, and the "
+        "log says so.",
         "Nothing. It may delete its copy as far as this node is concerned.",
     ),
     Answer(
@@ -105,24 +132,17 @@ ANSWERS: Final = (
         "Correct the object.",
     ),
     Answer(
-        OTHER_PIXELS,
+        OTHER_CONTENT,
         "Failure",
         "This SOP Instance UID is held already with other content. The first stays, this one is quarantined.",
         "Find out which is right: one UID must not name two images.",
     ),
     Answer(
-        OTHER_HEADER,
+        OTHER_PLACE,
         "Failure",
-        "This SOP Instance UID is held already with the same pixels and another header. The first stays, "
-        "this one is quarantined.",
+        "This SOP Instance UID is held already in another study or series, or with another Instance Number "
+        "or position. The first stays, this one is quarantined.",
         "Send corrected objects under new UIDs.",
-    ),
-    Answer(
-        OTHER_ENCODING,
-        "Failure",
-        "This SOP Instance UID is held already in another transfer syntax. The first stays, this one is "
-        "quarantined.",
-        "Nothing; the image is here.",
     ),
     Answer(
         HANDLER_FAILED,
@@ -182,13 +202,16 @@ REJECTIONS: Final = (CALLED_AE_NOT_RECOGNIZED, CALLING_AE_NOT_RECOGNIZED, LOCAL_
 def accepted_contexts() -> list[PresentationContext]:
     """Return what the listener accepts, in its own order of preference: uncompressed before compressed.
 
-    Not accepted: Deflated (a few bytes can become gigabytes) and every lossy syntax (the noise the
+    Not accepted: Deflated (a few bytes can become gigabytes) and every lossy syntax for CT (the noise the
     enhancement measures is no longer in the image).
     """
     image_syntaxes = [*UNCOMPRESSED, *LOSSLESS, EXPLICIT_VR_BIG_ENDIAN]
     contexts = [build_context(VERIFICATION, list(UNCOMPRESSED))]
     contexts += [build_context(uid, image_syntaxes) for uid in IMAGE_CLASSES]
     contexts += [build_context(uid, list(UNCOMPRESSED)) for uid in DOSE_REPORT_CLASSES]
+    pictures = [*UNCOMPRESSED, *LOSSLESS, *LOSSY]
+    contexts += [build_context(uid, pictures) for uid in COMPANION_IMAGE_CLASSES]
+    contexts += [build_context(uid, list(UNCOMPRESSED)) for uid in COMPANION_DOCUMENT_CLASSES]
     return contexts
 
 

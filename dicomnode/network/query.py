@@ -16,8 +16,9 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import build_context, build_role
 
+from dicomnode.checked import is_uid
 from dicomnode.errors import DicomnodeError, NetworkError, PeerBusy, PeerRefused, PeerUnreachable
-from dicomnode.network import protocol
+from dicomnode.network import protocol, requestor
 from dicomnode.network.filing import Request
 from dicomnode.network.requestor import USUAL_PATIENCE, Patience
 from dicomnode.settings import Source
@@ -25,8 +26,11 @@ from dicomnode.settings import Source
 STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
 STUDY_ROOT_GET: Final = "1.2.840.10008.5.1.4.1.2.2.3"
 QUERY_CLASSES: Final = (STUDY_ROOT_FIND, STUDY_ROOT_GET)
-_PENDING: Final = (0xFF00, 0xFF01)
-_REFUSED_BY_US: Final = 0xA700
+PENDING: Final = (0xFF00, 0xFF01)
+REFUSED_BY_US: Final = 0xA700
+"""What a source is answered whose dose report cannot be kept."""
+SYNTAXES: Final = protocol.UNCOMPRESSED
+"""Proposed for every class, in each context."""
 
 _log: Final = logging.getLogger(__name__)
 
@@ -38,8 +42,7 @@ def series_related_instances(
 
     Raises PeerUnreachable, PeerRefused, PeerBusy.
     """
-    wanted = _series_level(study_uid, series_uid)
-    wanted.NumberOfSeriesRelatedInstances = None
+    wanted = count_keys(study_uid, series_uid)
     with _association(source, calling_ae, patience) as association:
         answers = list(_find(association, source, wanted))
     counts = [_count(answer) for answer in answers if answer.get("SeriesInstanceUID") == series_uid]
@@ -59,8 +62,7 @@ def fetch_dose_reports(
     negotiated: the source cannot send any other. What `keep` refuses with a DicomnodeError is answered A700.
     Raises PeerUnreachable, PeerRefused, PeerBusy.
     """
-    wanted = _series_level(study_uid, "")
-    wanted.Modality = "SR"
+    wanted = dose_report_keys(study_uid)
     kept: list[str] = []
 
     def on_store(event: evt.Event) -> int:
@@ -69,17 +71,32 @@ def fetch_dose_reports(
             keep(request)
         except DicomnodeError as error:
             _log.warning("%s: a dose report cannot be kept (%s)", source.name, type(error).__name__)
-            return _REFUSED_BY_US
+            return REFUSED_BY_US
         kept.append(request.affected_sop_instance_uid)
         return protocol.SUCCESS
 
     with _association(source, calling_ae, patience, on_store) as association:
         answers = list(_find(association, source, wanted))
         # Not every archive heeds a key that it need not know: the modality is looked at again here.
-        series = [str(one.SeriesInstanceUID) for one in answers if one.get("Modality") == "SR"]
+        named = (str(one.get("SeriesInstanceUID")) for one in answers if one.get("Modality") == "SR")
+        series = [uid for uid in named if is_uid(uid)]
         for series_uid in series:
             _get(association, source, _series_level(study_uid, series_uid))
     return len(set(kept))
+
+
+def count_keys(study_uid: str, series_uid: str) -> Dataset:
+    """What a source is asked for: how many images it has of a series."""
+    wanted = _series_level(study_uid, series_uid)
+    wanted.NumberOfSeriesRelatedInstances = None
+    return wanted
+
+
+def dose_report_keys(study_uid: str) -> Dataset:
+    """What a source is asked for: the series of a study that may hold dose reports."""
+    wanted = _series_level(study_uid, "")
+    wanted.Modality = "SR"
+    return wanted
 
 
 def _series_level(study_uid: str, series_uid: str) -> Dataset:
@@ -114,7 +131,7 @@ def _pending(status: Dataset, source: Source) -> bool:
     if "Status" not in status:
         raise PeerBusy(f"{source.name}: the peer ended the association instead of answering")
     value = int(status.Status)
-    if value in _PENDING:
+    if value in PENDING:
         return True
     if not protocol.stored(value):  # success or a warning, as for C-STORE
         raise PeerBusy(f"{source.name}: the query ended with status {value:04X}")
@@ -151,8 +168,9 @@ def _association(
     association = entity.associate(
         source.host,
         source.port,
-        contexts=[build_context(uid, list(protocol.UNCOMPRESSED)) for uid in (*queries, *classes)],
+        contexts=[build_context(uid, list(SYNTAXES)) for uid in (*queries, *classes)],
         ae_title=source.ae_title,
+        max_pdu=requestor.OUR_LONGEST_PDU,
         ext_neg=[build_role(UID(uid), scp_role=True) for uid in classes],
         evt_handlers=[(evt.EVT_C_STORE, on_store)] if on_store is not None else [],
     )

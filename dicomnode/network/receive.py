@@ -243,6 +243,9 @@ class Receiver:
             status, comment = _told(error)
             _log.warning("instance of %r refused (%04X): %s", state.calling_ae, status, error)
             return _failure(status, comment)
+        if received.aside:
+            told = "the first stays, a copy is put into quarantine"
+            _log.warning("instance of %r %s: %s", state.calling_ae, received.aside, told)
         state.filed += 1
         with self._guard:
             state.series_uids.add(received.series_instance_uid)

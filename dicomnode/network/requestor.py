@@ -32,6 +32,7 @@ from pynetdicom.transport import AddressInformation
 
 from dicomnode.errors import NetworkError, PeerBusy, PeerRefused, PeerUnreachable
 from dicomnode.network import protocol
+from dicomnode.network.implicit import as_implicit
 from dicomnode.network.part10 import FileMeta
 from dicomnode.settings import Destination, Network
 
@@ -120,22 +121,36 @@ class Requestor:
         else:
             self.abort()
 
-    def accepts(self, syntax: Syntax) -> bool:
-        """Say whether the peer accepted this class in this transfer syntax."""
-        return syntax in self._contexts
+    def accepted(self, meta: FileMeta) -> Syntax | None:
+        """Class and transfer syntax in which the peer takes a file, None where it does not.
+
+        As it lies on disk if the peer accepts that; else what is Explicit VR Little Endian in Implicit VR,
+        which every peer must take that takes the class at all (PS3.5 section 10.1).
+        """
+        own = (meta.sop_class_uid, meta.transfer_syntax_uid)
+        default = (meta.sop_class_uid, protocol.IMPLICIT_VR_LITTLE_ENDIAN)
+        if own in self._contexts:
+            return own
+        explicit = meta.transfer_syntax_uid == protocol.EXPLICIT_VR_LITTLE_ENDIAN
+        return default if explicit and default in self._contexts else None
 
     # --- messages -------------------------------------------------------------------------
 
     def store(self, meta: FileMeta, path: Path) -> int:
-        """Send one instance as it lies on disk and return the status of the answer (PS3.7 section 9.3.1)."""
-        context = self._contexts[(meta.sop_class_uid, meta.transfer_syntax_uid)]
+        """Send one instance that is `accepted` and return the status of the answer (PS3.7 section 9.3.1)."""
+        syntax = self.accepted(meta)
+        if syntax is None:
+            return protocol.CLASS_NOT_SUPPORTED
+        context = self._contexts[syntax]
         try:
-            content = path.read_bytes()
+            content = memoryview(path.read_bytes())[meta.data_set_at :]
         except OSError as error:
             raise NetworkError(f"{path.name}: cannot be read ({error.strerror})") from error
+        if syntax[1] != meta.transfer_syntax_uid:
+            content = memoryview(as_implicit(content, path.name))
         command = self._command(_C_STORE, meta.sop_class_uid, _DATA_SET, meta.sop_instance_uid)
         self._write(_pdus(context, _COMMAND, memoryview(command), self._fragment_bytes))
-        self._write(_pdus(context, 0, memoryview(content)[meta.data_set_at :], self._fragment_bytes))
+        self._write(_pdus(context, 0, content, self._fragment_bytes))
         return self._answer()
 
     def echo(self) -> int:

@@ -60,6 +60,8 @@ def send_files(
 ) -> Delivery:
     """Send Part 10 files, in the order given, byte for byte in the transfer syntax they are in.
 
+    To a peer that takes a class in Implicit VR Little Endian only, files in Explicit VR go in that.
+
     Success and warnings (0000, Bxxx) count as sent; a permanent status (0110, A9xx, Cxxx, ...) or a class
     the peer does not accept (told as 0122) as refused, without holding up the others.
 
@@ -125,9 +127,6 @@ def _send_one(
     association: Requestor, progress: _Progress, destination: Destination, meta: FileMeta, path: Path
 ) -> None:
     uid = meta.sop_instance_uid
-    if not association.accepts((meta.sop_class_uid, meta.transfer_syntax_uid)):
-        progress.refused.append((uid, protocol.CLASS_NOT_SUPPORTED))
-        return
     try:
         status = association.store(meta, path)
     except NetworkError:
@@ -170,8 +169,15 @@ def _read_meta(path: Path) -> FileMeta:
 
 
 def _syntaxes(metas: Iterable[FileMeta]) -> list[Syntax]:
-    """Return the presentation contexts the files need, and no other: some archives refuse the whole list."""
+    """Return the presentation contexts the files need, and no other: some archives refuse the whole list.
+
+    The default syntax of what is in Explicit VR comes last, and only while there is room.
+    """
     syntaxes = list(dict.fromkeys((meta.sop_class_uid, meta.transfer_syntax_uid) for meta in metas))
+    explicit = [one for one, syntax in syntaxes if syntax == protocol.EXPLICIT_VR_LITTLE_ENDIAN]
+    defaults = [(one, protocol.IMPLICIT_VR_LITTLE_ENDIAN) for one in explicit]
+    if len({*syntaxes, *defaults}) <= _MOST_CONTEXTS:
+        syntaxes = list(dict.fromkeys([*syntaxes, *defaults]))
     if len(syntaxes) > _MOST_CONTEXTS:
         raise NetworkError(f"the files need {len(syntaxes)} presentation contexts, an association has 128")
     return syntaxes

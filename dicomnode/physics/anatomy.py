@@ -6,7 +6,7 @@ nothing and shoulders are no belly. What nothing in the image speaks for stays o
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -47,7 +47,7 @@ class SliceAnatomy:
 
     `lung`: lung tissue in pieces. `skull`: soft tissue and air enclosed by bone. `bone`: above 200 HU.
     `airway`: an enclosed gap of air that is no lung. `twins`: two pieces of about one size. A slice without
-    a body has `diameter_mm` 0.
+    a body has `diameter_mm` 0. `cut`: most of the patient is beyond the field of view.
     """
 
     diameter_mm: float
@@ -56,17 +56,26 @@ class SliceAnatomy:
     bone: float
     airway: bool
     twins: bool
+    cut: bool = False
 
 
 def look_at(
-    hounsfield: NDArray[np.float32], pixel_mm: float, diameters_mm: Iterable[float]
+    hounsfield: NDArray[np.float32],
+    pixel_mm: float,
+    diameters_mm: Iterable[float],
+    cut: Iterable[bool] | None = None,
 ) -> tuple[SliceAnatomy, ...]:
-    """What each slice shows: HU [slice, row, column], padding as air, with its water-equivalent diameters."""
+    """What each slice shows: HU [slice, row, column], padding as air, with its water-equivalent diameters.
+
+    `cut`: so small a part of the patient is in the field of view that size and shape say nothing.
+    """
     factor = max(1, round(GRID_MM / pixel_mm))
     coarse_mm = pixel_mm * factor
     return tuple(
-        _slice_anatomy(_coarse(image, factor), coarse_mm, float(diameter_mm))
-        for image, diameter_mm in zip(hounsfield, diameters_mm, strict=True)
+        replace(_slice_anatomy(_coarse(image, factor), coarse_mm, float(diameter_mm)), cut=is_cut)
+        for image, diameter_mm, is_cut in zip(
+            hounsfield, diameters_mm, cut or [False] * len(hounsfield), strict=True
+        )
     )
 
 
@@ -143,7 +152,7 @@ def _has_twin(image: NDArray[np.float32], pixel_mm: float) -> bool:
 _Costs = Mapping[Region, float]
 
 _EVIDENCE: Final[tuple[tuple[Callable[[SliceAnatomy], bool], _Costs, float], ...]] = (
-    (lambda s: s.diameter_mm <= 0 or (s.bone < BONY and s.lung < LUNGS), {}, 0.0),
+    (lambda s: s.diameter_mm <= 0 or (s.lung < LUNGS and (s.cut or s.bone < BONY)), {}, 0.0),
     (lambda s: s.skull >= SKULL and s.diameter_mm <= LARGEST_HEAD_MM, {"head": 0.0}, 3.0),
     (
         lambda s: s.bone >= FACE_BONE and s.diameter_mm <= LARGEST_HEAD_MM and (s.airway or s.skull > 0),

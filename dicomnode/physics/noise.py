@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from dicomnode.physics.photons import law_step_px
+
 WINDOW_MM = 6.0
 SOFT_TISSUE_HU = (0.0, 100.0)
 SOFT_TISSUE_WIDE_HU = (-60.0, 160.0)
@@ -23,12 +25,13 @@ class NoiseReading:
 
     `std_hu`: mode of the local standard deviation in soft tissue. `texture`: mean correlation of the noise
     with the next pixel along rows and columns, 0 (white) to 1 (very smooth). `windows`: how many windows
-    voted.
+    voted. `law_texture`: the same with the next pixel of the noise law's grid (`photons.law_step_px`).
     """
 
     std_hu: float
     texture: float
     windows: int
+    law_texture: float = 0.4
 
 
 def measure_noise(
@@ -43,7 +46,7 @@ def measure_noise(
     chosen = np.unique(
         np.linspace(0, len(hounsfield) - 1, min(most_slices, len(hounsfield))).round().astype(int)
     )
-    return _read([_local_fields(hounsfield[k], pixel_mm) for k in chosen])
+    return _read([_local_fields(hounsfield[k], pixel_mm) for k in chosen], law_step_px(pixel_mm))
 
 
 def measure_added_noise(
@@ -77,11 +80,11 @@ def measure_noise_along(
         elif len(fields) > 1:
             fields.popleft()
         if k >= reach:
-            readings.append(_read(list(fields)) or whole)
+            readings.append(_read(list(fields), law_step_px(pixel_mm)) or whole)
     return readings[: len(hounsfield)]
 
 
-def _read(fields: list["_Fields"]) -> NoiseReading | None:
+def _read(fields: list["_Fields"], law_step: int) -> NoiseReading | None:
     for span in (SOFT_TISSUE_HU, SOFT_TISSUE_WIDE_HU):
         votes = [_votes(field, span) for field in fields]
         spreads = np.concatenate([field.std_hu[vote] for field, vote in zip(fields, votes, strict=True)])
@@ -89,7 +92,9 @@ def _read(fields: list["_Fields"]) -> NoiseReading | None:
             std_hu = _mode(spreads)
             if std_hu is None:
                 return None
-            return NoiseReading(std_hu, _texture(fields, votes, std_hu), len(spreads))
+            texture = _texture(fields, votes, std_hu)
+            law_texture = texture if law_step == 1 else _texture(fields, votes, std_hu, law_step)
+            return NoiseReading(std_hu, texture, len(spreads), law_texture)
     return None
 
 
@@ -134,14 +139,14 @@ def _mode(spreads_hu: NDArray[np.float32]) -> float | None:
     return float(edges[peak] + _BIN_HU / 2)
 
 
-def _texture(fields: list[_Fields], votes: list[NDArray[np.bool_]], std_hu: float) -> float:
+def _texture(fields: list[_Fields], votes: list[NDArray[np.bool_]], std_hu: float, step: int = 1) -> float:
     along, power = 0.0, 0.0
     for field, vote in zip(fields, votes, strict=True):
         near = vote & (np.abs(field.std_hu - std_hu) < 0.3 * std_hu)
-        near[-1, :] = near[:, -1] = False
+        near[-step:, :] = near[:, -step:] = False
         rows, columns = np.nonzero(near)
         centre = field.residual_hu[rows, columns].astype(np.float64)
         power += 2.0 * float(np.dot(centre, centre))
-        along += float(np.dot(centre, field.residual_hu[rows, columns + 1]))
-        along += float(np.dot(centre, field.residual_hu[rows + 1, columns]))
+        along += float(np.dot(centre, field.residual_hu[rows, columns + step]))
+        along += float(np.dot(centre, field.residual_hu[rows + step, columns]))
     return float(np.clip(along / power, -0.5, 1.0)) if power > 0 else 0.5

@@ -50,6 +50,17 @@ NOISE_LAW_DIAMETER_MM = (80.0, 450.0)
 """Where the law is trusted. In finer pixels and smaller objects what varies is the object, not the noise."""
 
 
+LAW_GRID_MM = 0.7
+"""About the pixels in which the law was fitted. In finer ones the same kernel is many pixels wide, where
+K = white - slope x texture no longer holds: then the law takes every second or third pixel, which have
+the same noise and the texture of that grid."""
+
+
+def law_step_px(pixel_mm: float) -> int:
+    """Every how many pixels the noise law looks."""
+    return max(1, round(LAW_GRID_MM / pixel_mm))
+
+
 def photons_from_dose(ctdivol_mgy: float, thickness_mm: float) -> float:
     """Quanta per reference ray of a slice from its CTDIvol (32 cm phantom) and thickness.
 
@@ -65,10 +76,11 @@ def photons_from_dose(ctdivol_mgy: float, thickness_mm: float) -> float:
 def predicted_noise_hu(photons: float, diameter_mm: float, pixel_mm: float, texture: float) -> float:
     """Noise in soft tissue of an FBP slice, HU: K(texture) exp(mu Dw / 2) / (pixel^1.5 sqrt(photons)).
 
-    `texture` as `NoiseReading.texture`: it stands for the kernel, which the header only names.
+    `texture` as `NoiseReading.law_texture`: it stands for the kernel, which the header only names. The pixel
+    is that of the law's grid (`law_step_px`).
     """
     gain: float = max(NOISE_WHITE - NOISE_SLOPE * texture, NOISE_LEAST)
-    area: float = pixel_mm**1.5
+    area: float = (law_step_px(pixel_mm) * pixel_mm) ** 1.5
     return gain * math.exp(0.5 * WATER_EXPONENT_PER_MM * diameter_mm) / (area * math.sqrt(photons))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom import dcmread
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
@@ -194,6 +194,38 @@ def test_every_row_of_the_policy_names_an_attribute_once() -> None:
     assert [keyword for keyword in keywords if tag_for_keyword(keyword) is None] == []
     assert [keyword for keyword, count in Counter(keywords).items() if count > 1] == []
     assert all(row.why for row in TABLE)
+
+
+ANY_VALUE = {
+    **dict.fromkeys(["AE", "CS", "LO", "LT", "SH", "ST", "UC", "UR", "UT"], "X"),
+    **dict.fromkeys(["US", "UL", "SS", "SL", "IS", "UV"], 1),
+    **dict.fromkeys(["DS", "FD", "FL"], 1.5),
+    **dict.fromkeys(["OB", "OW", "OV"], b"\0" * 8),
+    "UI": "1.2.3",
+    "DA": "19990101",
+    "TM": "1111",
+    "DT": "19990101111111",
+    "PN": "X^Y",
+}
+
+
+def test_every_remove_row_is_gone(tmp_path: Path, identity: Identity, provenance: Provenance) -> None:
+    """But for what the scanner's item of ContributingEquipmentSequence takes over."""
+    removed = [row.keyword for row in TABLE if row.action.startswith("remove")]
+
+    def everything(data: Dataset, index: int) -> None:
+        for keyword in removed:
+            vr = dictionary_VR(keyword)
+            value = [Dataset()] if vr == "SQ" else ANY_VALUE[vr.split(" ")[0]]
+            data.add_new(keyword, vr.split(" ")[0], value)
+
+    paths = make_series(tmp_path / "s", slices=1, change=everything)
+    assert [keyword for keyword in removed if keyword not in dcmread(paths[0])] == []
+    _, (image,) = write(paths, identity, provenance, tmp_path / "d")
+    ours = {"Manufacturer", "ManufacturerModelName", "SoftwareVersions", "DeviceUID"}
+    assert {keyword for keyword in removed if keyword in image} == ours
+    assert not [keyword for keyword in ours if image[keyword].value == ANY_VALUE[dictionary_VR(keyword)]]
+    assert image.ContributingEquipmentSequence[0].StationName == "X"
 
 
 def test_every_set_row_is_written(tmp_path: Path, identity: Identity, provenance: Provenance) -> None:
@@ -401,6 +433,23 @@ def test_quality_reasons_are_shown_to_the_reader(
     assert "bias in fat 3.1 HU" in str(images[0].ImageComments)
 
 
+@pytest.mark.parametrize(
+    ("part", "thickness_mm", "said", "expected"),
+    [("HEAD", 1, "", "YES"), ("NECK", 3, "NO", "NO"), ("HEAD", 5, "", ""), ("CHEST", 1, "", "")],
+)
+def test_thin_slices_of_a_head_may_show_a_face(
+    tmp_path: Path, identity: Identity, provenance: Provenance, part, thickness_mm, said, expected
+) -> None:
+    def change(data: Dataset, index: int) -> None:
+        data.BodyPartExamined = part
+        if said:
+            data.RecognizableVisualFeatures = said
+
+    paths = make_series(tmp_path / "s", slices=2, slice_thickness_mm=thickness_mm, change=change)
+    _, images = write(paths, identity, provenance, tmp_path / "d")
+    assert {image.get("RecognizableVisualFeatures", "") for image in images} == {expected}
+
+
 def test_the_source_stays_untouched(tmp_path: Path, identity: Identity, provenance: Provenance) -> None:
     paths = make_series(tmp_path / "s")
     before = [path.read_bytes() for path in paths]
@@ -417,13 +466,41 @@ def test_type_2_attributes_that_the_source_lacks_stand_there_empty(
     paths = make_series(tmp_path / "source", slices=2)
     for path in paths:
         data = dcmread(path)
-        for keyword in ("AcquisitionNumber", "StudyID", "PositionReferenceIndicator"):
-            if keyword in data:
-                delattr(data, keyword)
+        for keyword in ("AcquisitionNumber", "PatientPosition", "PositionReferenceIndicator"):
+            delattr(data, keyword)
         data.save_as(path)
     for image in write(paths, identity, provenance, tmp_path / "out")[1]:
         assert all(keyword in image for keyword in MUST_STAND)
         assert image.AcquisitionNumber is None
+
+
+def test_a_description_is_cut_at_64_bytes_too(
+    tmp_path: Path, identity: Identity, provenance: Provenance, object_errors: Errors
+) -> None:
+    japanese = ["", "ISO 2022 IR 87"]
+    for number, (terms, described) in enumerate([(japanese, "胸部単純" * 6), ("ISO_IR 192", "Грудь " * 9)]):
+
+        def change(data: Dataset, index: int, terms=terms, described=described) -> None:
+            data.SpecificCharacterSet, data.SeriesDescription = terms, described
+
+        paths = make_series(tmp_path / f"s{number}", slices=1, change=change)
+        (image,) = write(paths, identity, provenance, tmp_path / f"d{number}")[1]
+        assert image.SeriesDescription.startswith(f"AI-DN | {described[:10]}")
+        assert len(raw(tmp_path / f"d{number}" / "00001.dcm", "SeriesDescription")) <= 64
+        assert object_errors(tmp_path / f"d{number}" / "00001.dcm") == Counter()
+
+
+def test_a_description_in_letters_that_the_source_does_not_name_stays_as_it_is(
+    tmp_path: Path, identity: Identity, provenance: Provenance
+) -> None:
+    described = "Łódź Übersicht".encode()
+
+    def change(data: Dataset, index: int) -> None:
+        del data.SpecificCharacterSet
+        data.SeriesDescription = described.decode("latin-1")
+
+    write(make_series(tmp_path / "s", slices=1, change=change), identity, provenance, tmp_path / "d")
+    assert raw(tmp_path / "d" / "00001.dcm", "SeriesDescription").rstrip() == b"AI-DN | " + described
 
 
 @pytest.mark.parametrize("keyword", ["StudyDescription", "Rows"])

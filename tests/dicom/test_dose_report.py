@@ -233,6 +233,15 @@ def test_numbers_that_contradict_each_other_feed_no_image(
     assert not read.feeds_images
 
 
+def test_behind_a_tin_filter_ctdivol_is_low_and_dlp_agrees(tmp_path: Path) -> None:
+    filtered = replace(FULL, ctdivol_mgy=0.3, dlp_mgy_cm=9.0, scanning_length_mm=300.0, phantom_cm=None)
+    (event,) = events_of(tmp_path, filtered)
+    assert event.flags == ("CTDIVOL_LOW_FOR_MAS",)
+    assert event.feeds_images
+    reading = read_dose([image(IrradiationEventUID=EVENT, Manufacturer="SIEMENS")], [event])
+    assert (reading.source, reading.phantom_cm) == ("radiation-dose-report", None), "mAs tells no phantom"
+
+
 def test_a_table_that_stood_still_may_have_added_rotations_up(tmp_path: Path) -> None:
     unknown, known = events_of(
         tmp_path,
@@ -374,6 +383,27 @@ def test_a_localizers_event_feeds_nothing_even_under_its_own_uid() -> None:
     assert joined([image(IrradiationEventUID=EVENT)], scout, spiral(OTHER)) == (None, "REPORT_NOT_JOINED")
 
 
+WITHOUT_UID = "REPORT_JOINED_WITHOUT_UID"
+UNUSABLE = [{"ctdivol_mgy": None}, {"flags": ("DLP_DISAGREES",)}, {"flags": ("CTDIVOL_MAS_MISMATCH",)}]
+
+
+@pytest.mark.parametrize("unusable", UNUSABLE)
+def test_an_event_whose_dose_is_of_no_use_may_still_be_the_right_one(unusable: dict) -> None:
+    series = [image(ProtocolName="Thorax")]
+    other = replace(spiral(OTHER, protocol="Thorax"), **unusable)
+    assert joined(series, spiral(EVENT, protocol="Thorax")) == (EVENT, WITHOUT_UID)
+    assert joined(series, spiral(EVENT, protocol="Thorax"), other) == (None, "REPORT_AMBIGUOUS")
+    monitoring = replace(other, acquisition="stationary")
+    assert joined(series, spiral(EVENT, protocol="Thorax"), monitoring) == (EVENT, WITHOUT_UID)
+
+
+@pytest.mark.parametrize("unusable", UNUSABLE)
+def test_images_that_name_their_event_are_joined_to_no_other(unusable: dict) -> None:
+    own = replace(spiral(OTHER), **unusable)
+    series = [image(ProtocolName="Thorax", IrradiationEventUID=OTHER)]
+    assert joined(series, spiral("", protocol="Thorax"), own) == (None, "REPORT_NOT_JOINED")
+
+
 def test_another_study_is_never_joined() -> None:
     assert joined([image(IrradiationEventUID=EVENT, StudyInstanceUID="1.2.9")], spiral(EVENT)) == (None, None)
 
@@ -381,9 +411,6 @@ def test_another_study_is_never_joined() -> None:
 def test_by_order_never() -> None:
     assert joined([image()], spiral(EVENT)) == (None, "REPORT_NOT_JOINED"), "nothing agrees"
     assert joined([image()], spiral(EVENT), spiral(OTHER)) == (None, "REPORT_AMBIGUOUS")
-
-
-WITHOUT_UID = "REPORT_JOINED_WITHOUT_UID"
 
 
 def test_time_picks_one_event_out_of_several() -> None:

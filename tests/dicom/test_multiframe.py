@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import (
     CTImageStorage,
@@ -31,7 +32,7 @@ from dicomnode.dicom.report import write_report
 from dicomnode.dicom.series import CtSeries, read_headers, read_series
 from dicomnode.dicom.verbatim import decode_header
 from tests.makers import make_series, phantom
-from tests.multiframe_makers import lie, make_enhanced, make_legacy
+from tests.multiframe_makers import Change, lie, make_enhanced, make_legacy
 
 Errors = Callable[[Path], Counter[str]]
 
@@ -142,6 +143,65 @@ def test_shares_of_several_x_ray_paths_are_not_taken_for_the_dose(
     dose = read_dose(series.headers)
     assert (dose.kvp, dose.source, dose.mean_mas) == (None, "none", None)
     assert series.headers[0].FilterType == "WEDGE"
+
+
+def multienergy(technique: str, *sources: int) -> Change:
+    """Two X-ray paths that say the same of kV and exposure, of these sources."""
+
+    def change(data: Dataset) -> None:
+        data.MultienergyCTAcquisition = "YES"
+        scan = Dataset()
+        scan.MultienergyCTXRaySourceSequence = DicomSequence()
+        scan.MultienergyCTPathSequence = DicomSequence()
+        for index in sorted(set(sources)):
+            source = Dataset()
+            source.XRaySourceIndex, source.MultienergySourceTechnique = index, technique
+            scan.MultienergyCTXRaySourceSequence.append(source)
+        for index, source_index in enumerate(sources, start=1):
+            path = Dataset()
+            path.MultienergyCTPathIndex, path.ReferencedXRaySourceIndex = index, source_index
+            scan.MultienergyCTPathSequence.append(path)
+        shared = data.SharedFunctionalGroupsSequence[0]
+        shared.MultienergyCTAcquisitionSequence = DicomSequence([scan])
+        for group in (shared, *data.PerFrameFunctionalGroupsSequence):
+            for keyword in {"CTXRayDetailsSequence", "CTExposureSequence"} & set(group.dir()):
+                setattr(group, keyword, DicomSequence([group[keyword].value[0]] * 2))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("technique", "sources", "whole"),
+    [
+        ("CONSTANT_SOURCE", (1, 1), True),
+        ("CONSTANT_SOURCE", (1, 2), False),
+        ("SWITCHING_SOURCE", (1, 2), False),
+        ("SWITCHING_SOURCE", (1, 1), False),
+    ],
+)
+def test_what_a_detector_tells_apart_is_one_beam(
+    tmp_path: Path, classic: list[Path], technique: str, sources: tuple[int, ...], whole: bool
+) -> None:
+    """Photon counting and two layers: each path repeats the exposure; of two tubes each has its share."""
+    path = make_enhanced(tmp_path / "m.dcm", classic, change=multienergy(technique, *sources))
+    dose = read_dose(read_series([path]).headers)
+    assert dose.kvp == 120.0
+    assert dose.ctdivol_mgy == (pytest.approx(CTDIVOL_MGY) if whole else (None,) * 6)
+    assert dose.mas == (pytest.approx(MAS) if whole else (None,) * 6)
+
+
+def test_frames_padded_with_ff_are_whole(tmp_path: Path, classic: list[Path]) -> None:
+    """As NEMA's own samples are: JPEG's fill byte makes the length even."""
+
+    def pad(data: Dataset) -> None:
+        frames = generate_frames(data.PixelData, number_of_frames=data.NumberOfFrames)
+        padded = [frame.rstrip(b"\0") for frame in frames]
+        padded = [frame + b"\xff" * (2 - len(frame) % 2) for frame in padded]
+        data.PixelData = encapsulate(padded, fragments_per_frame=2, has_bot=False)
+
+    plain = read_series([make_enhanced(tmp_path / "a.dcm", classic)])
+    odd = make_enhanced(tmp_path / "b.dcm", classic, transfer_syntax=JPEG2000Lossless, change=pad)
+    assert np.array_equal(read_series([odd]).stored, plain.stored)
 
 
 @pytest.mark.parametrize(

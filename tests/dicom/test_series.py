@@ -213,13 +213,22 @@ REFUSED_IN_EVERY_IMAGE = [
     ("not-hounsfield", put(RescaleSlope="-1")),
     ("not-hounsfield", without("RescaleIntercept")),
     ("not-hounsfield", put(ImageType=["DERIVED", "PRIMARY", "AXIAL", "VMI"])),
+    ("not-hounsfield", put(ModalityLUTSequence=[Dataset()])),
     ("burned-in-text", put(BurnedInAnnotation="YES")),
     ("unsupported-geometry", without("ImagePositionPatient")),
     ("unsupported-geometry", without("ImageOrientationPatient")),
     ("unsupported-geometry", without("PixelSpacing")),
     ("unsupported-geometry", put(ImageOrientationPatient=[1, 0, 0, 0, 0, 0])),
-    ("unsupported-geometry", put(ImageOrientationPatient=[1, 0, 0, 0, 0.9483, -0.3173])),
-    ("unsupported-geometry", put(PixelSpacing=["0.75", "0.8"])),
+    ("gantry-tilt", put(ImageOrientationPatient=[1, 0, 0, 0, 0.9483, -0.3173])),
+    ("pixels-not-square", put(PixelSpacing=["0.75", "0.8"])),
+    ("localizer", put(ScanOptions="SCANOSCOPE")),
+    ("localizer", put(ScanOptions=["HELICAL", "DUAL SCOUT_MODE"])),
+    ("localizer", put(ImageType=["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 TOPO"])),
+    ("not-axial", put(ImageType=["DERIVED", "PRIMARY", "AXIAL", "SUBTRACTION"])),
+    ("not-axial", put(ImageType=["DERIVED", "PRIMARY", "AXIAL", "MAXIMUM"])),
+    ("not-axial", put(ImageType=["DERIVED", "PRIMARY", "AXIAL", "STD_DEVIATION"])),
+    ("not-axial", put(ImageType=["DERIVED", "PRIMARY", "AXIAL", "MPR_CURVED"])),
+    ("not-hounsfield", put(ImageType=["DERIVED", "PRIMARY", "AXIAL", "DE MONOENERGETIC"])),
     ("unsupported-geometry", put(PixelSpacing=["0", "0"])),
     ("broken-instance", without("PixelData")),
     ("broken-instance", put(PixelData=b"\0" * 100)),
@@ -288,7 +297,7 @@ def test_one_slice_elsewhere_is_a_gap_of_many(tmp_path: Path) -> None:
 
 def test_uneven_spacing(tmp_path: Path) -> None:
     change = put_in(3, ImagePositionPatient=[-24, -150, -290])
-    with pytest.raises(errors.UnsupportedGeometry, match="not even"):
+    with pytest.raises(errors.UnevenSpacing, match="not even"):
         read_series(make_series(tmp_path / "s", change=change))
 
 
@@ -310,7 +319,7 @@ def test_sheared_stack_is_gantry_tilt(tmp_path: Path) -> None:
     def change(data: Dataset, index: int) -> None:
         data.ImagePositionPatient = [-24, -150 + index, -300 + 3 * index]
 
-    with pytest.raises(errors.UnsupportedGeometry, match=r"sheared by 18\.4 degrees"):
+    with pytest.raises(errors.GantryTilt, match=r"sheared by 18\.4 degrees"):
         read_series(make_series(tmp_path / "s", change=change))
 
 

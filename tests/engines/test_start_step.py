@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from dicomnode.errors import DoseUnknown
 from dicomnode.physics.photons import photons_from_dose, predicted_noise_hu
 
 SCHEDULE = PhotonSchedule()
+Reason = Literal["cut off", "sharp"]
 
 
 def facts(fraction: float | None, noise_fraction: float | None, texture: float = 0.5) -> SliceFacts:
@@ -120,6 +122,22 @@ def test_iterative_and_cleaner_goes_by_the_noise_that_is_left(cleaner: float) ->
     assert start.fraction == pytest.approx(0.2 * cleaner, rel=1e-6)
 
 
+@pytest.mark.parametrize("iterative", [True, False])
+def test_a_low_dose_made_clean_is_no_full_dose(iterative: bool) -> None:
+    """What noise there is decides the strength; what dose there was is told by the tags."""
+    start = match(replace(facts(0.2, 1.0), iterative=iterative), SCHEDULE)
+    assert (start.step, start.fraction, start.decided_by) == (0, pytest.approx(1.0), "noise")
+    assert (start.dose_fraction, start.dose_decided_by) == (pytest.approx(0.2), "tags")
+    assert start.fraction_by_tags == pytest.approx(0.2)
+    assert start.fraction_by_noise == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("tags", "noise"), [(1.0, 0.25), (0.3, 0.25), (None, 0.5), (0.5, None)])
+def test_else_the_dose_is_what_the_strength_follows_from(tags: float | None, noise: float | None) -> None:
+    start = match(facts(tags, noise), SCHEDULE)
+    assert (start.dose_fraction, start.dose_decided_by) == (start.fraction, start.decided_by)
+
+
 @pytest.mark.parametrize("noisier", [1.3, 2.0, 4.0])
 def test_iterative_and_noisier_is_judged_as_any_other(noisier: float) -> None:
     plain = facts(0.2 * noisier, 0.2)
@@ -151,3 +169,23 @@ def test_noise_says_nothing_where_its_law_was_not_found(odd: dict[str, float]) -
     with pytest.raises(DoseUnknown):
         match(replace(one, ctdivol_mgy=None), SCHEDULE)
     assert match(replace(facts(1.0, 0.03), diameter_mm=0.0), SCHEDULE).verdict != "tags alone", "no body"
+
+
+@pytest.mark.parametrize("reason", ["cut off", "sharp"])
+@pytest.mark.parametrize("lower", [1.1, 2.0, 10.0])
+def test_overstated_noise_does_not_lower_the_dose(reason: Reason, lower: float) -> None:
+    """The patient goes on beyond the image, or the kernel lifts edges: the tags stand, on record."""
+    one = replace(facts(1.0, 1.0 / lower), overstated=reason)
+    start = match(one, SCHEDULE)
+    assert (start.decided_by, start.verdict) == ("tags", reason)
+    assert start.fraction == pytest.approx(1.0)
+    assert start.log_ratio == pytest.approx(math.log(lower))
+    assert "tags decided in 1 of 1 slices" in told([start])
+
+
+def test_overstated_noise_still_says_what_is_too_clean() -> None:
+    reasons: tuple[Reason, ...] = ("cut off", "sharp")
+    for reason in reasons:
+        start = match(replace(facts(0.1, 0.5), overstated=reason), SCHEDULE)
+        assert (start.decided_by, start.verdict) == ("noise", "cleaner")
+        assert match(replace(facts(None, 0.5), overstated=reason), SCHEDULE).decided_by == "noise"

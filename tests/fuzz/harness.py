@@ -36,11 +36,11 @@ from dicomnode.dicom.exposure import read_exposure
 from dicomnode.dicom.report import write_report
 from dicomnode.dicom.series import CtSeries, read_headers, read_series
 from dicomnode.engines.start_step import PhotonSchedule, match
-from dicomnode.errors import AlreadyEnhanced, DicomnodeError, InstanceRefused, SeriesRefused
+from dicomnode.errors import AlreadyEnhanced, DicomnodeError, InstanceRefused, NetworkError, SeriesRefused
 from dicomnode.journey.matching import slice_facts
 from dicomnode.network import part10, protocol
 from dicomnode.network.completeness import Arrival, judge
-from dicomnode.network.filing import Filing, Request, read_back
+from dicomnode.network.filing import Filing, Request, read_file_header
 from dicomnode.network.header import read_header
 from dicomnode.settings import DoseReference
 from dicomnode.spool import Spool
@@ -288,7 +288,9 @@ def _everything(paths: list[Path], folder: Path, used: list[float], with_report:
             told.append(f"{refused.status:04X} {refused}")
         except DicomnodeError as error:
             told.append(str(error))
-    read_back(folder, 0.0)
+    for path in folder.glob("*.dcm"):
+        with contextlib.suppress(OSError, NetworkError, InstanceRefused, ValueError):
+            read_file_header(path)
     used.append(_processor_seconds())
     with contextlib.suppress(SeriesRefused):
         _look(paths)

@@ -1,5 +1,6 @@
 """Journeys of what arrives in unusual ways: interleaved, as one multi-frame object, with broken pixels."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import (
+    UID,
     EnhancedCTImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -20,6 +22,7 @@ from pydicom.uid import (
 )
 
 from dicomnode.engines.need.engine import NeedEngine
+from dicomnode.network import protocol
 from dicomnode.network.receive import ReceivedInstance
 from dicomnode.node import Node
 from tests.journey.scene import (
@@ -31,7 +34,7 @@ from tests.journey.scene import (
     wait_for_jobs,
     wait_until,
 )
-from tests.makers import make_series
+from tests.makers import make_series, make_uid
 
 
 def test_two_series_interleaved_on_one_association_are_two_complete_results(
@@ -70,6 +73,37 @@ def test_two_series_interleaved_on_one_association_are_two_complete_results(
         for result in results
     } == sources, "each result has the images of its own series, and all of them"
     assert (len(results), len(made), len(pacs.reports())) == (12, 2, 2)
+
+
+def companion(path: Path, image: Path, sop_class: str) -> Path:
+    """What lies in the same study and is no CT, as a file of its own series."""
+    data = dcmread(image)
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = UID(sop_class)
+    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = UID(make_uid(sop_class, path.name))
+    data.SeriesInstanceUID, data.Modality = make_uid("companion", sop_class), "OT"
+    if sop_class in protocol.COMPANION_DOCUMENT_CLASSES:
+        del data.PixelData
+    data.save_as(path)
+    return path
+
+
+def test_a_whole_study_with_screens_and_documents_is_taken_and_only_ct_is_worked(
+    tmp_path: Path, pacs: Pacs, engine: NeedEngine
+) -> None:
+    """An archive that routes studies stops at the first object that is not taken, CT or not."""
+    images = low_dose_series(tmp_path / "ct")
+    classes = (*protocol.COMPANION_IMAGE_CLASSES, *protocol.COMPANION_DOCUMENT_CLASSES)
+    beside = [companion(tmp_path / f"{number}.dcm", images[0], uid) for number, uid in enumerate(classes)]
+    settings = settings_for(tmp_path, pacs.port)
+    with Node(settings, engine=engine) as node:
+        assert len(send_to(node.port, [*beside, *images]).sent) == len(classes) + 5
+        (job,) = wait_for_jobs(node)
+    assert (job.status, job.instances) == ("done", 5)
+    held = [dcmread(path).SOPInstanceUID for path in settings.node.spool.glob("incoming/*/*.dcm")]
+    assert set(held) >= {dcmread(path).SOPInstanceUID for path in beside}, "what is answered is on the disk"
+    with Node(settings, engine=engine) as node:
+        time.sleep(3 * settings.completeness.quiet_seconds)
+        assert [one.job_id for one in node.jobs()] == [job.job_id], "nor is it found at the next start"
 
 
 def as_enhanced_ct(frames: int) -> Callable[[Dataset, int], None]:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
+from pydicom.uid import SecondaryCaptureImageStorage
 
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.journey.order import Order
@@ -61,6 +63,29 @@ def test_as_many_as_the_archive_has_are_enough(
         filled(orthanc, paths)
         with Node(asking(tmp_path, pacs, orthanc), engine=engine) as node:
             send_to(node.port, paths)
+            wait_until(lambda: len(node.jobs()) == 1, QUIET / 2, told=node.jobs)
+            assert "as many as the archive knows" in order_of(node).completed_because
+
+
+def test_what_lies_beside_the_images_is_not_waited_for(
+    tmp_path: Path,
+    pacs: Pacs,
+    engine: NeedEngine,
+    program: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A dose screen in the series of the images: the archive counts eight objects, of which seven are CT."""
+    monkeypatch.setattr("dicomnode.journey.asking.COUNT_PAUSE_SECONDS", 0.5)
+    paths = low_dose_series(tmp_path / "in", slices=10)[3:]
+    screen = dcmread(paths[0])
+    screen.SOPClassUID = screen.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    screen.SOPInstanceUID = screen.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4.9"
+    screen.save_as(tmp_path / "screen.dcm")
+    study = [*paths, tmp_path / "screen.dcm"]
+    with running_orthanc(program("Orthanc"), tmp_path) as orthanc:
+        filled(orthanc, study)
+        with Node(asking(tmp_path, pacs, orthanc), engine=engine) as node:
+            send_to(node.port, study)
             wait_until(lambda: len(node.jobs()) == 1, QUIET / 2, told=node.jobs)
             assert "as many as the archive knows" in order_of(node).completed_because
 

@@ -116,6 +116,26 @@ def test_the_size_of_a_series_is_what_the_source_says_of_that_series(
     assert (asked[0].StudyInstanceUID, asked[0].SeriesInstanceUID) == ("1.2", "1.3")
 
 
+@pytest.mark.parametrize("series_uid", [None, "", "not a UID"])
+def test_an_answer_that_names_no_series_ends_no_asking(series_uid: str | None) -> None:
+    def answer(event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        found = Dataset()
+        found.QueryRetrieveLevel, found.StudyInstanceUID, found.Modality = "SERIES", "1.2", "SR"
+        if series_uid is not None:
+            found.SeriesInstanceUID = series_uid
+        yield 0xFF00, found
+
+    entity = AE("ARCHIVE")
+    entity.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_FIND, answer)])
+    assert server is not None
+    source = Source(name="a", ae_title="ARCHIVE", host="127.0.0.1", port=server.server_address[1])
+    try:
+        assert fetch_dose_reports(source, "NODE", "1.2", lambda _: None, PATIENCE) == 0
+    finally:
+        server.shutdown()
+
+
 def test_sources_that_are_not_there_or_do_not_know_queries(
     archive: Source, node: object, tmp_path: Path
 ) -> None:

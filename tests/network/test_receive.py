@@ -1,18 +1,22 @@
 """The receiver against real peers on loopback: what is filed, what is refused and how it is told."""
 
 import threading
+from pathlib import Path
 
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import (
     CTImageStorage,
     ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
     MRImageStorage,
+    RLELossless,
 )
 
-from dicomnode.network import protocol
+from dicomnode.network import part10, protocol
 from tests.makers import make_series
-from tests.network.conftest import CALLER, NODE, Sender, data_set_of, filed, wait_until
+from tests.network.conftest import CALLER, NODE, Node, Sender, data_set_of, filed, wait_until
 
 # --- what is filed --------------------------------------------------------------------------------
 
@@ -138,6 +142,13 @@ def test_a_class_smuggled_into_the_context_of_another_is_refused(node, sender, s
     assert node.files() == []
 
 
+def test_a_class_nobody_knows_is_refused_and_the_next_image_is_taken(node, sender, series):
+    """pynetdicom alone breaks the association off: one broken file, and the rest of a study does not come."""
+    assert sender.send(series[0], sop_class="1.2.3.31").Status == 0x0122
+    assert sender.send(series[1]).Status == 0x0000
+    assert len(filed(node)) == 1
+
+
 def test_a_data_set_of_another_instance_is_refused(node, sender, series):
     assert sender.send(series[0], uid="1.2.3").Status == 0xC006
     assert node.files() == []
@@ -158,25 +169,87 @@ def test_same_uid_other_pixels_is_refused_and_quarantined(node, sender, series):
     assert len(list(node.spool.quarantined.glob("*.dcm"))) == 1
 
 
-def test_same_uid_and_pixels_other_header_is_told_apart(node, sender, series, tmp_path):
-    assert sender.send(series[0]).Status == 0x0000
+def sent_again(node: Node, first: Path, again: Path, syntax: str = ExplicitVRLittleEndian) -> int:
+    """Send two files of one instance, each in its own syntax; the status of the second."""
+    assert Sender(node).send(first).Status == 0x0000
+    data = again.read_bytes()[part10.read_meta(again).data_set_at :]
+    status = int(Sender(node, syntax).send(again, data=data).Status)
+    assert len(filed(node)) == 1
+    assert filed(node)[0].read_bytes().endswith(data_set_of(first)), "the first one is untouched"
+    if data == data_set_of(first):
+        return status
+    kept = [path.read_bytes() for path in node.spool.quarantined.glob("*.dcm")]
+    assert len(kept) == 1
+    assert kept[0].endswith(data), "what was answered is on the disk"
+    return status
 
+
+def test_a_corrected_header_under_the_same_uid_is_taken_and_put_aside(node, series, tmp_path, caplog):
     def rename(data: Dataset, index: int) -> None:
         data.PatientName = "Corrected^Name"
 
     corrected = make_series(tmp_path / "again", name="series", slices=1, change=rename)[0]
-    assert dcmread(corrected).SOPInstanceUID == dcmread(series[0]).SOPInstanceUID
-    assert sender.send(corrected).Status == 0xC011
+    assert sent_again(node, series[0], corrected) == 0x0000
+    assert [received.new for received in node.received] == [True, False]
+    assert "another header: the first stays" in caplog.text
+    assert "Corrected" not in caplog.text
 
 
-def test_same_uid_in_another_series_is_quarantined(node, sender, series, tmp_path):
-    assert sender.send(series[0]).Status == 0x0000
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
+def test_the_same_image_in_another_encoding_is_no_failure(node, series, tmp_path, syntax):
+    """Scanners send Explicit, archives what they keep: a sender stops at the first failure."""
+    again = make_series(tmp_path / "again", name="series", slices=1, transfer_syntax=syntax)[0]
+    assert sent_again(node, series[0], again, syntax) == 0x0000
 
+
+@pytest.mark.parametrize(
+    "options", [["+ti"], ["+te", "+g"], ["+te", "-e"], ["+ti", "+e"], ["+te", "+p", "64", "64"]]
+)
+def test_the_same_content_with_other_lengths_and_vrs_is_the_same(node, tmp_path, run_dcmtk, options):
+    """As another program writes it: VRs left out, group lengths, sequences of either length, paddings."""
+
+    def add_sequences(data: Dataset, index: int) -> None:
+        inner, outer = Dataset(), Dataset()
+        inner.CodeValue, inner.CodeMeaning = "1", "odd"
+        outer.PurposeOfReferenceCodeSequence = [inner, inner]
+        outer.ReferencedSOPInstanceUID = "1.2.3"
+        data.SourceImageSequence, data.ReferencedImageSequence = [outer, outer], []
+        data.add_new(0x00091001, "UN", b"some ")
+        data.add_new(0x00090010, "LO", "SOMEONE")
+
+    first = make_series(tmp_path / "with", slices=1, change=add_sequences)[0]
+    again = tmp_path / "again.dcm"
+    assert run_dcmtk("dcmconv", *options, first, again).returncode == 0
+    syntax = str(part10.read_meta(again).transfer_syntax_uid)
+    data = again.read_bytes()[part10.read_meta(again).data_set_at :]
+    assert data != data_set_of(first)
+    assert Sender(node).send(first).Status == 0x0000
+    assert Sender(node, syntax).send(again, data=data).Status == 0x0000
+    assert [(one.new, one.aside) for one in node.received] == [(True, ""), (False, "")]
+    assert not list(node.spool.quarantined.iterdir())
+    changed = data.replace(b"odd\x20", b"even").replace(b"odd\x00", b"even")
+    assert changed != data, "a value in a sequence in a sequence"
+    assert Sender(node, syntax).send(again, data=changed).Status == 0x0000
+    assert "another header" in node.received[-1].aside
+
+
+def test_other_pixels_in_another_uncompressed_syntax_are_refused(node, series, tmp_path):
+    other = make_series(
+        tmp_path / "again", name="series", slices=1, intercept=-1000.0, transfer_syntax=ImplicitVRLittleEndian
+    )[0]
+    assert sent_again(node, series[0], other, ImplicitVRLittleEndian) == 0xC010
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [("SeriesInstanceUID", "1.2.3.4"), ("ImagePositionPatient", ["0", "0", "7"]), ("InstanceNumber", 77)],
+)
+def test_the_same_uid_and_pixels_at_another_place_are_refused(node, series, tmp_path, keyword, value):
     def move(data: Dataset, index: int) -> None:
-        data.SeriesInstanceUID = "1.2.3.4"
+        setattr(data, keyword, value)
 
-    assert sender.send(make_series(tmp_path / "b", name="series", slices=1, change=move)[0]).Status == 0xC011
-    assert len(filed(node)) == 1
+    moved = make_series(tmp_path / "b", name="series", slices=1, change=move)[0]
+    assert sent_again(node, series[0], moved) == 0xC011
 
 
 def test_a_full_disk_is_told_as_out_of_resources(start_node, series):

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from dicomnode.errors import DeliveryInterrupted, NetworkError, PeerBusy, PeerRefused, PeerUnreachable
+from dicomnode.network.implicit import as_implicit
 from dicomnode.network.part10 import read_meta
 from dicomnode.network.requestor import Patience
 from dicomnode.network.send import echo, send_files
@@ -75,6 +76,39 @@ def test_dcmtk_takes_a_series(series, tmp_path, program):
     assert set(held) == uids(series)
     for path in series:
         assert dcmread(held[read_meta(path).sop_instance_uid]).PixelData == dcmread(path).PixelData
+
+
+def test_a_peer_that_knows_no_explicit_vr_gets_the_same_objects_without(series, tmp_path, program):
+    """Sequences, private elements and all: only the VRs are gone, and the bytes are the same each time."""
+
+    def enrich(data: Dataset, index: int) -> None:
+        inner = Dataset()
+        inner.CodeValue, inner.CodeMeaning = "1", "größer"
+        data.SpecificCharacterSet = "ISO_IR 192"
+        data.ProcedureCodeSequence = [inner, inner]
+        data.private_block(0x0071, "MAKER", create=True).add_new(1, "FD", 2.5)
+
+    paths = make_series(tmp_path / "rich", slices=3, change=enrich)
+    with running_storescp(program("storescp"), tmp_path, "+xi") as (destination, folder):
+        delivery = send_files(paths, destination, CALLER)
+        assert set(delivery.sent) == uids(paths)
+        assert send_files(paths[:1], destination, CALLER).sent
+    held = {dcmread(path).SOPInstanceUID: dcmread(path) for path in folder.iterdir()}
+    for path in paths:
+        sent, came = dcmread(path), held[read_meta(path).sop_instance_uid]
+        assert came.file_meta.TransferSyntaxUID == ImplicitVRLittleEndian
+        assert np.frombuffer(came[0x00711001].value, "<f8") == 2.5
+        del came[0x00711001], sent[0x00711001]
+        assert came == sent
+    encoded = [as_implicit(data_set_of(paths[0]), "x") for _ in range(2)]
+    assert encoded[0] == encoded[1]
+
+
+def test_both_uncompressed_syntaxes_accepted_the_bytes_go_as_they_are(start_peer, series):
+    peer = start_peer(contexts=((CTImageStorage, ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1"]),))
+    send_files(series[:2], peer.destination(), CALLER)
+    for path in series[:2]:
+        assert peer.stored[read_meta(path).sop_instance_uid] == data_set_of(path)
 
 
 def test_our_own_node_takes_a_series(node, series):
@@ -191,7 +225,7 @@ def test_a_wrong_called_ae_title_is_refused_for_good(start_peer, series):
 
 
 def test_no_class_accepted_is_refused_for_good(start_peer, series):
-    peer = start_peer(contexts=((CTImageStorage, ["1.2.840.10008.1.2"]),))
+    peer = start_peer(contexts=((CTImageStorage, [RLELossless]),))
     with pytest.raises(PeerRefused, match="accepts none"):
         send_files(series, peer.destination(), CALLER)
 

@@ -1,7 +1,7 @@
 """The conformance statement against what happens on the wire, found by peers that try everything."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,8 +20,9 @@ from dicomnode.conformance import statement
 from dicomnode.conformance.facts import sent_to
 from dicomnode.conformance.specimen import make_specimen
 from dicomnode.network import protocol
+from dicomnode.network.query import QUERY_CLASSES, fetch_dose_reports, series_related_instances
 from dicomnode.network.send import send_files
-from dicomnode.settings import Destination, Settings
+from dicomnode.settings import Destination, Settings, Source
 from tests.makers import make_series
 from tests.network.conftest import CALLER, NODE, Node, Sender, data_set_of
 
@@ -116,8 +117,8 @@ def test_every_status_of_the_table_can_be_provoked_and_no_other_comes(
     data = data_set_of(path)
     came = [sender.send(path)]
 
-    def rename(header: Dataset, index: int) -> None:
-        header.PatientName = "Corrected^Name"
+    def move(header: Dataset, index: int) -> None:
+        header.InstanceNumber = 77
 
     def to_mr(header: Dataset, index: int) -> None:
         header.SOPClassUID = MRImageStorage
@@ -127,14 +128,14 @@ def test_every_status_of_the_table_can_be_provoked_and_no_other_comes(
         del header.StudyInstanceUID
 
     nameless = make_series(tmp_path / "nameless", slices=1, change=take_study)[0]
-    corrected = make_series(tmp_path / "again", name="series", slices=1, change=rename)[0]
+    moved = make_series(tmp_path / "again", name="series", slices=1, change=move)[0]
     as_mr = make_series(tmp_path / "mr", slices=1, change=to_mr)[0]
     implicit = make_series(
         tmp_path / "implicit", name="series", slices=1, transfer_syntax=ImplicitVRLittleEndian
     )[0]
     came += [
         sender.send(path, data=data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]),
-        sender.send(corrected),
+        sender.send(moved),
         Sender(node, ImplicitVRLittleEndian).send(implicit),
         sender.send(path, uid="../../etc/x"),
         sender.send(path, uid="1.2.3"),
@@ -185,7 +186,59 @@ def test_what_is_proposed_to_a_destination_is_what_the_table_says(report: bool, 
         (str(context.abstract_syntax), str(syntax)) for context in asked for syntax in context.transfer_syntax
     }
     assert proposed == told
-    assert len(proposed) == len(sent_to(destination))
+    assert len(proposed) == 2 * len(sent_to(destination))
+
+
+def test_what_is_proposed_to_a_source_is_what_the_table_says(tmp_path: Path) -> None:
+    """Contexts, roles, the longest PDU and the keys, as a peer that answers a query sees them."""
+    asked: list[evt.Event] = []
+    keys: list[Dataset] = []
+
+    def answer(event: evt.Event) -> Iterator[tuple[int, None]]:
+        keys.append(event.identifier)
+        yield 0x0000, None
+
+    entity = AE("ARCHIVE")
+    entity.supported_contexts = [build_context(uid) for uid in QUERY_CLASSES]
+    server = entity.start_server(
+        ("127.0.0.1", 0),
+        block=False,
+        evt_handlers=[(evt.EVT_ACCEPTED, asked.append), (evt.EVT_C_FIND, answer)],
+    )
+    assert server is not None
+    source = Source(name="archive", ae_title="ARCHIVE", host="127.0.0.1", port=server.server_address[1])
+    text = statement(Settings(sources=(source,)))
+    try:
+        fetch_dose_reports(source, NODE, "1.2.3", lambda request: None)
+        assert series_related_instances(source, NODE, "1.2.3", "1.2.3.4") is None
+    finally:
+        server.shutdown()
+    event, _ = asked
+    requestor = event.assoc.requestor
+    told = table(text, "Proposed presentation contexts")
+    assert {(row[0], row[3], row[4].split("`")[-1]) for row in told} == {
+        ("archive", str(context.abstract_syntax), str(syntax))
+        for context in requestor.requested_contexts
+        for syntax in context.transfer_syntax
+    }
+    by_role = {row[3] for row in told if row[5] == "SCP, by role selection"}
+    assert by_role == {str(uid) for uid, role in requestor.role_selection.items() if role.scp_role}
+    items = {row[0]: row[1] for row in table(text, "Negotiation of further items")}
+    assert items["SCP/SCU Role Selection"] != "no"
+    longest = {row[0]: row[1] for row in table(text, "Association parameters")}
+    assert longest["Maximum PDU size received, as initiator"] == f"{requestor.maximum_length} bytes"
+    for title, sent in zip(("dose reports", "the number of images"), keys, strict=True):
+        rows = table(text, f"Keys of C-FIND for {title}")
+        assert {row[1] for row in rows} == {element.keyword for element in sent}
+    assert [row[1:3] for row in table(text, "Ports") if row[0] == "archive"] == [["out", str(source.port)]]
+
+
+def test_without_sources_no_query_is_told() -> None:
+    text = statement(Settings())
+    assert "C-FIND and C-GET as SCU" not in text
+    items = {row[0]: row[1] for row in table(text, "Negotiation of further items")}
+    assert items["SCP/SCU Role Selection"] == "no"
+    assert "\nDestinations: none.\n" in text, "no table of nothing"
 
 
 def written(settings: Settings, destination: Destination, folder: Path) -> list[Path]:

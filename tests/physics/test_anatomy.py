@@ -150,6 +150,14 @@ def test_raised_arms_are_no_legs(image: Image, expected: tuple[str, bool]) -> No
     assert (found[0], clear) == expected
 
 
+def test_what_is_cut_off_is_no_head_but_lungs_stay_lungs() -> None:
+    """A field full of belly has a skull's size and may have bone around it."""
+    stack = np.stack([face(), head(), chest()])
+    seen = look_at(stack, PIXEL_MM, [200.0] * 3, [True, True, True])
+    assert regions_along(seen[:2], 5.0) == ((None, None), False)
+    assert regions_along(seen[2:], 5.0) == (("chest",), True)
+
+
 # --- patients ---------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from dicomnode.physics.geometry import ParallelBeam
 from dicomnode.physics.noise import measure_noise, measure_noise_along
@@ -39,6 +40,21 @@ def test_noise_law_finds_the_photons_that_were_sent(diameter_mm: float, cutoff: 
     assert reading is not None
     found = photons_from_noise(reading.std_hu, diameter_mm, PIXEL_MM, reading.texture)
     assert math.sqrt(found / photons) == pytest.approx(1.0, abs=0.15)
+
+
+@pytest.mark.parametrize("sigma_px", [0.6, 1.0, 1.4])
+def test_a_finer_matrix_is_no_other_dose(sigma_px: float) -> None:
+    """The same reconstruction in pixels of half the size: a 1024 matrix."""
+    rng = np.random.default_rng(5)
+    fine = ndimage.gaussian_filter(rng.normal(0, 1, (1024, 1024)), 2 * sigma_px)
+    noise = (15.0 * fine / fine.std()).astype(np.float32)
+    found = []
+    for shown, pixel_mm in ((noise, PIXEL_MM / 2), (noise[::2, ::2], PIXEL_MM)):
+        image = disc(250, side=shown.shape[0], pixel_mm=pixel_mm) + shown[None]
+        reading = measure_noise(image, pixel_mm)
+        assert reading is not None
+        found.append(photons_from_noise(reading.std_hu, 250, pixel_mm, reading.law_texture))
+    assert found[0] == pytest.approx(found[1], rel=0.25)
 
 
 def test_measured_noise_is_the_noise_that_is_there() -> None:

@@ -1,0 +1,116 @@
+"""`dicomnode inspect`: what the node would make of the series in a folder, and why, without making it."""
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.progress import track
+
+from dicomnode.dose_reference import DoseReference
+from dicomnode.engines.catalog import SHIPPED, load_engine
+from dicomnode.errors import DicomnodeError
+from dicomnode.inspection.finding import Finding, Judge, look
+from dicomnode.inspection.folder import Folder, dose_reports, gather
+from dicomnode.inspection.table import table
+from dicomnode.network.protocol import hush_pynetdicom
+from dicomnode.settings import Dose, EngineSettings, load_settings
+
+__all__ = ["add_arguments", "run"]
+
+DEFAULT_CONFIG: Final = Path("configs/node.yaml")
+
+
+class NothingToInspect(DicomnodeError):
+    """There is no DICOM file where one was named."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `dicomnode inspect`."""
+    parser.add_argument("path", nargs="+", type=Path, metavar="DIR", help="folders or files, searched deeply")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=None,
+        help=f"whose normal doses and model count (default: {DEFAULT_CONFIG} if it is there)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Inspect and print. Progress goes to standard error, so that standard output is only the answer."""
+    hush_pynetdicom()
+    console = Console(stderr=True)
+    judge, told = _judge(arguments.config)
+    lost = [str(path) for path in arguments.path if not path.exists()]
+    if lost:
+        raise NothingToInspect(f"there is no file or folder {', '.join(lost)}")
+    folder = gather(arguments.path, lambda files: track(files, "headers", console=console, transient=True))
+    judge = judge.believing(dose_reports(folder.dose_reports))
+    stacks = folder.stacks(lambda series: track(series, "series", console=console, transient=True))
+    found = [look(stack, judge) for stack in stacks]
+    if arguments.json:
+        print(encoded(found, folder, told))
+    elif found:
+        _print(found, folder, told)
+    if not found:
+        raise NothingToInspect(_nothing_told(arguments.path, folder))
+    return 0
+
+
+def _judge(config: Path | None) -> tuple[Judge, dict[str, str | None]]:
+    """The node whose verdicts these are, and what they follow from in words."""
+    path = config or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
+    settings = load_settings(path) if path else None
+    dose = settings.dose if settings else Dose(reference=DoseReference())
+    asked = settings.engine if settings else EngineSettings(models_folder=SHIPPED)
+    engine = load_engine(asked.models_folder, asked.model, "cpu")
+    told = {
+        "configuration": str(path) if path else None,
+        "model": f"{engine.card.id} {engine.card.version}",
+        "weights_digest": engine.weights_digest,
+        "dose_reference": dose.reference.version,
+        "without_dose": dose.without_dose,
+    }
+    return Judge(dose, engine, {}), told
+
+
+def encoded(found: Sequence[Finding], folder: Folder, told: dict[str, str | None]) -> str:
+    """The answer for programs: every series has every name, null where a number is unknown or not finite."""
+    values = {
+        "series": [asdict(one) for one in found],
+        "other_files": folder.others,
+        "copies": folder.copies,
+        "unreadable_folders": list(folder.unreadable),
+        "judged_by": told,
+    }
+    return json.dumps(_finite(values), indent=1, allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _print(found: Sequence[Finding], folder: Folder, told: dict[str, str | None]) -> None:
+    console = Console(markup=False, highlight=False)
+    console.print(table(found))
+    config = told["configuration"] or "no configuration, its defaults"
+    console.print(
+        f"judged by {told['model']}, normal doses {told['dose_reference']}, configuration: {config}",
+        overflow="fold",
+    )
+    for line in folder.remarks():
+        console.print(line, overflow="fold")
+
+
+def _nothing_told(paths: Sequence[Path], folder: Folder) -> str:
+    said = "; ".join((f"no DICOM files in {', '.join(map(str, paths))}", *folder.remarks()))
+    return f"{said} (archives have to be unpacked first)" if folder.others else said
