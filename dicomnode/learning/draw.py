@@ -12,6 +12,7 @@ from torch import Tensor
 from dicomnode.engines.need import dgdiff, spdiff
 from dicomnode.engines.start_step import StartStep
 from dicomnode.learning.corpus import PackedExample
+from dicomnode.learning.objects import draw_objects
 from dicomnode.learning.recipe import Stage
 
 MISSING = 0.2
@@ -102,8 +103,10 @@ def image_batch(
         where = _window(example.arrays["slice_hu"].shape, stage.patch_px, rng)
         kept, removed = _ordered(example.crop("noise", where), mix)
         proposal = np.zeros_like(removed) if prior is None or alone else prior.crop(where)
-        noisy = example.crop("slice_hu", where) + kept + removed
-        beside = _beside(example, where, mix, noisy, rng)
+        objects = _objects(stage, rng)
+        clean = example.crop("slice_hu", where) + objects
+        noisy = clean + kept + removed
+        beside = _beside(example, where, mix, noisy, noisy - clean, objects, rng)
         noisy, proposal, target, *beside = _turned([noisy, proposal, removed, *beside], rng, transpose=True)
         state = state_of(example, mix, rng)
         states.append(noisy)
@@ -124,20 +127,29 @@ def _beside(
     where: tuple[slice, slice],
     mix: Mix,
     noisy: NDArray[np.float32],
+    noise: NDArray[np.float32],
+    objects: NDArray[np.float32],
     rng: np.random.Generator,
 ) -> list[NDArray[np.float32]]:
     """The crops below and above, as noisy as the one between, or that one itself where there is none.
 
-    In half of the cases they share noise with it, as slices that overlap do.
+    In half of the cases they share noise with it, as slices that overlap do. What was drawn into the slice
+    goes on into its neighbours, fainter.
     """
     clean, own = example.crop("beside_hu", where), example.crop("beside_noise", where) * mix.added_hu
     shared = float(rng.uniform(0.0, MOST_SHARED)) if rng.random() < 0.5 else 0.0
-    noise = noisy - example.crop("slice_hu", where)
-    missing = rng.random(2) < MISSING
+    missing, faint = rng.random(2) < MISSING, rng.random(2)
     return [
-        noisy if gone else image + shared * noise + (1.0 - shared**2) ** 0.5 * draw
-        for gone, image, draw in zip(missing, clean, own, strict=True)
+        noisy if gone else image + left * objects + shared * noise + (1.0 - shared**2) ** 0.5 * draw
+        for gone, left, image, draw in zip(missing, faint, clean, own, strict=True)
     ]
+
+
+def _objects(stage: Stage, rng: np.random.Generator) -> NDArray[np.float32]:
+    """What is drawn into a crop: nothing, or small objects in a share `objects` of them."""
+    if rng.random() < stage.objects:
+        return draw_objects(stage.patch_px, rng)
+    return np.zeros((stage.patch_px, stage.patch_px), np.float32)
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,6 +49,7 @@ class Stage(_Section):
     noise_hu: tuple[float, float] = (6.0, 110.0)
     second_noise: float = 0.5
     prior_dropout: float = 0.25
+    objects: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class Recipe(_Section):
