@@ -141,7 +141,7 @@ def _beside(
     missing, faint = rng.random(2) < MISSING, rng.random(2)
     return [
         noisy if gone else image + left * objects + shared * noise + (1.0 - shared**2) ** 0.5 * draw
-        for gone, left, image, draw in zip(missing, faint, clean, own, strict=True)
+        for gone, left, image, draw in zip(missing, faint.tolist(), clean, own, strict=True)
     ]
 
 

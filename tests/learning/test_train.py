@@ -83,6 +83,16 @@ def test_input_minus_target_is_the_slice(example: PackedExample) -> None:
     assert float((noisy - slice_hu).abs().max()) > 5.0
 
 
+def test_batches_are_in_single_precision(example: PackedExample) -> None:
+    """A double anywhere makes inputs that no network of floats takes."""
+    stage = TINY.model_copy(update={"objects": 0.5})
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        projections = draw.projection_batch([example], stage, rng)
+        for batch in (projections, draw.image_batch([example], [], stage, rng)):
+            assert {batch.inputs.dtype, batch.conditions.dtype, batch.target.dtype} == {torch.float32}
+
+
 def test_same_seed_same_batch(example: PackedExample) -> None:
     batch = draw.projection_batch([example], TINY, np.random.default_rng(2))
     assert batch.inputs.shape == (2, 2, 32, 32)
