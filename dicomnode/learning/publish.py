@@ -24,7 +24,7 @@ def publish(recipe: Recipe, run: Path, models: Path) -> Path:
         engine="need",
         mode="image",
         licence="GPL-3.0-or-later",
-        trained_on=tuple(f"{source.name} ({source.licence})" for source in corpus.sources),
+        trained_on=corpus.trained_on,
         beam=Beam(side_px=512, views=corpus.views, detectors=corpus.detectors, pitch_px=corpus.pitch_px),
         schedule=Schedule(
             most_photons=schedule.most_photons, least_photons=schedule.least_photons, steps=schedule.steps
@@ -47,7 +47,7 @@ def _export(checkpoint: Path, target: Path) -> Network:
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     weights = {name: tensor.half().contiguous() for name, tensor in state["ema"].items()}
     save_file(weights, target)
-    channels, widths, conditions = state["shape"]
+    channels, widths, conditions, *_ = state["shape"]
     return Network(
         file=target.name,
         sha256=sha256(target.read_bytes()).hexdigest(),
