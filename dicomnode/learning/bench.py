@@ -15,12 +15,16 @@ from rich.table import Table
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from dicomnode.engines.catalog import SHIPPED, load_engine
+from dicomnode.engines.catalog import SHIPPED, chosen_device, load_engine
 from dicomnode.engines.enhance import STATIONS, enhance
+from dicomnode.engines.model_card import Network
+from dicomnode.engines.need import dgdiff, spdiff
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.start_step import StartStep
-from dicomnode.engines.unet import bf16_pays
-from dicomnode.errors import ModelError
+from dicomnode.engines.unet import UNetShape, bf16_pays, placed
+from dicomnode.errors import ModelError, TrainingError
+from dicomnode.learning.publish import card_of
+from dicomnode.learning.recipe import Recipe, load_recipe
 
 PIXEL_MM = 0.7
 QUARTER = StartStep(
@@ -38,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `dicomnode bench`."""
     what = parser.add_subparsers(dest="what", required=True)
     engine = what.add_parser("engine", help="project, clean, reconstruct, refine, bound: slices per second")
-    engine.add_argument("--model", default="need-small")
+    which = engine.add_mutually_exclusive_group()
+    which.add_argument("--model", default="need-small")
+    which.add_argument("--recipe", type=Path, default=None, help="its sizes, untrained")
     engine.add_argument("--models", type=Path, default=SHIPPED, help="folder of model folders")
     engine.add_argument("--device", default="auto", help="auto, cpu or cuda")
     engine.add_argument("--threads", type=int, default=None)
@@ -55,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.side < 64:
         raise ModelError(f"--side {arguments.side}: a patient does not fit into fewer than 64 pixels")
     console = Console()
-    engine = load_engine(arguments.models, arguments.model, arguments.device, arguments.threads)
+    engine = _engine(arguments)
     with console.status("counting and finding the peak"):
         floor = measure_floor(engine, arguments.side)
     runs = []
@@ -67,6 +73,40 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         arguments.json.write_text(json.dumps(report(engine, floor, runs), indent=2) + "\n")
     return 0
+
+
+def _engine(arguments: argparse.Namespace) -> NeedEngine:
+    if arguments.recipe is None:
+        return load_engine(arguments.models, arguments.model, arguments.device, arguments.threads)
+    recipe = load_recipe(arguments.recipe)
+    if not isinstance(recipe, Recipe):
+        raise TrainingError(
+            f"{arguments.recipe} is of a baseline: the engine's stages are those of engine need"
+        )
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    return untrained(recipe, chosen_device(arguments.device))
+
+
+def untrained(recipe: Recipe, device: torch.device) -> NeedEngine:
+    """The engine of a recipe before its first step: as quick as after its last."""
+    shapes = [
+        UNetShape(module.CHANNELS, stage.widths, module.CONDITIONS)
+        for module, stage in ((spdiff, recipe.projection), (dgdiff, recipe.image))
+    ]
+    networks = [placed(shape.build(), device).eval().requires_grad_(False) for shape in shapes]
+    projection, image = (
+        Network(
+            file="none",
+            sha256="untrained",
+            channels_in=network.shape.channels_in,
+            widths=network.shape.widths,
+            conditions=network.shape.conditions,
+            parameters=network.parameter_count,
+        )
+        for network in networks
+    )
+    return NeedEngine(card_of(recipe, projection, image), networks[0], networks[1], device)
 
 
 @dataclass(frozen=True)

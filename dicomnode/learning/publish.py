@@ -16,9 +16,17 @@ def publish(recipe: Recipe, run: Path, models: Path) -> Path:
     """Write `models/<id>/`: two safetensors files and card.yaml."""
     folder = models / recipe.model_id
     folder.mkdir(parents=True, exist_ok=True)
-    schedule = PhotonSchedule()
-    corpus = recipe.corpus
-    card = ModelCard(
+    projection = _export(run / "projection.pt", folder / "spdiff.safetensors")
+    card = card_of(recipe, projection, _export(run / "image.pt", folder / "dgdiff.safetensors"))
+    text = yaml.safe_dump(card.model_dump(mode="json"), sort_keys=False, width=110)
+    (folder / "card.yaml").write_text(text)
+    return folder
+
+
+def card_of(recipe: Recipe, projection: Network, image: Network) -> ModelCard:
+    """The card of a recipe's model with these networks."""
+    schedule, corpus = PhotonSchedule(), recipe.corpus
+    return ModelCard(
         id=recipe.model_id,
         version=recipe.version,
         engine="need",
@@ -34,13 +42,10 @@ def publish(recipe: Recipe, run: Path, models: Path) -> Path:
         refill=recipe.refill,
         mirrorings=recipe.mirrorings,
         limits=Limits(noise_hu=recipe.image.noise_hu, texture=(-0.2, 0.9), pixel_mm=(0.3, 1.2)),
-        projection=_export(run / "projection.pt", folder / "spdiff.safetensors"),
-        image=_export(run / "image.pt", folder / "dgdiff.safetensors"),
+        projection=projection,
+        image=image,
         recipe={"seed": str(recipe.seed), "optimizer": "AdamW, cosine, EMA", **recipe.card},
     )
-    text = yaml.safe_dump(card.model_dump(mode="json"), sort_keys=False, width=110)
-    (folder / "card.yaml").write_text(text)
-    return folder
 
 
 def _export(checkpoint: Path, target: Path) -> Network:

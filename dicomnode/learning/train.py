@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from dicomnode.engines.catalog import chosen_device
 from dicomnode.errors import TrainingError
 from dicomnode.learning.plans import STAGES, plan
 from dicomnode.learning.recipe import load_recipe
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     deadline = time.monotonic() + 60 * arguments.minutes if arguments.minutes else float("inf")
     if arguments.fetch:
         fetch(recipe.corpus.sources, console)
-    device = _device(arguments.device)
+    device = chosen_device(arguments.device)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(
@@ -78,14 +79,6 @@ def run(arguments: argparse.Namespace) -> int:
         if stage == arguments.until:
             break
     return 0
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise TrainingError("--device cuda, but torch sees no GPU: say auto or cpu")
-    return torch.device(name)
 
 
 def _workers(device: torch.device) -> int:

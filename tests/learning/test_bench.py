@@ -12,9 +12,19 @@ from dicomnode.engines.catalog import SHIPPED, load_engine
 from dicomnode.engines.enhance import STATIONS
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.unet import UNetShape
-from dicomnode.learning.bench import QUARTER, Floor, count_operations, measure, measure_peak, operations
+from dicomnode.learning.bench import (
+    QUARTER,
+    Floor,
+    count_operations,
+    measure,
+    measure_peak,
+    operations,
+    untrained,
+)
+from dicomnode.learning.recipe import Recipe, load_recipe
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +115,30 @@ def test_the_command_prints_and_writes_the_same(tmp_path: Path, capsys: pytest.C
         assert f"{run['slices_per_second']:.3g}" in printed
     assert all(station in printed for station in STATIONS)
     assert report["weights"] == load_engine(SHIPPED, "need-small", "cpu").weights_digest
+
+
+def test_a_recipe_is_as_quick_as_its_model(engine: NeedEngine) -> None:
+    """The shipped model and the recipe it was trained by cost the same, neighbours aside."""
+    recipe = load_recipe(ROOT / "configs" / "train-need-small.yaml")
+    assert isinstance(recipe, Recipe)
+    before, after = count_operations(untrained(recipe, CPU), 512), count_operations(engine, 512)
+    assert before["clean"] == after["clean"]
+    assert before["refine"] == pytest.approx(after["refine"], rel=0.02)
+
+
+def test_the_large_recipe_is_benched_before_it_is_trained() -> None:
+    recipe = load_recipe(ROOT / "configs" / "train-need.yaml")
+    assert isinstance(recipe, Recipe)
+    engine = untrained(recipe, CPU)
+    assert engine.card.projection.parameters == engine.projection.parameter_count
+    steer = [QUARTER]
+    zeros = torch.zeros(1, 64, 64)
+    assert engine.refine(zeros, zeros, zeros[:, None].expand(-1, 2, -1, -1), steer).shape == zeros.shape
+
+
+def test_a_baseline_has_no_stages_to_bench(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "engine", "--recipe", str(ROOT / "configs" / "train-unet.yaml")]) == 1
+    assert "of a baseline" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", [["--batch", "0"], ["--slices", "x"]])
