@@ -32,7 +32,9 @@ def chosen_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelError(f"device {name} is asked for, but torch sees no GPU: say auto or cpu")
+        raise ModelError(
+            f"engine.device is {name} (or --device), but torch sees no GPU: set it to auto or cpu"
+        )
     return torch.device(name)
 
 
