@@ -35,6 +35,9 @@ QUARTER = StartStep(
 PEAK_SECONDS = 1.0
 """How long the peak of one kind of work is looked for, in seconds; the best of its runs counts."""
 
+UNTRAINED = "untrained"
+"""Instead of a digest."""
+
 Work = Callable[[], object]
 
 
@@ -98,7 +101,7 @@ def untrained(recipe: Recipe, device: torch.device) -> NeedEngine:
     projection, image = (
         Network(
             file="none",
-            sha256="untrained",
+            sha256=UNTRAINED,
             channels_in=network.shape.channels_in,
             widths=network.shape.widths,
             conditions=network.shape.conditions,
@@ -274,7 +277,7 @@ def report(engine: NeedEngine, floor: Floor, runs: Sequence[Speed]) -> dict[str,
     return {
         "model": engine.card.id,
         "version": engine.card.version,
-        "weights": engine.weights_digest,
+        "weights": UNTRAINED if engine.card.image.sha256 == UNTRAINED else engine.weights_digest,
         "device": device_name(engine.device),
         "precision": str(precision(engine.device)).removeprefix("torch."),
         "torch": torch.__version__,

@@ -281,6 +281,12 @@ def test_shipped_recipes_read_and_stay_off_what_is_tested_on(path: Path) -> None
     assert "lidc" not in names.lower()
 
 
+def test_every_recipe_is_explained() -> None:
+    told = (ROOT / "configs" / "README.md").read_text()
+    for path in (ROOT / "configs").glob("train-*.yaml"):
+        assert f"`{path.name}`" in told
+
+
 def test_shipped_recipes_share_one_corpus() -> None:
     paths = sorted((ROOT / "configs").glob("train-*.yaml"))
     recipes = [load_recipe(path) for path in paths]
