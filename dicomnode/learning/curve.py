@@ -18,6 +18,8 @@ def draw_curve(log: Path, title: str) -> Path | None:
     loss = figure.add_subplot(xlabel="step", ylabel="loss (Huber, running mean)", yscale="log", title=title)
     loss.plot(steps, [line["loss"] for line in told], color="tab:blue", marker="." if len(told) < 9 else "")
     loss.grid(which="both", alpha=0.3)
+    loss.yaxis.set_major_formatter("{x:.3g}")
+    loss.yaxis.set_minor_formatter("{x:.3g}")
     rate = loss.twinx()
     rate.set_ylabel("learning rate", color="tab:gray")
     rate.plot(steps, [line.get("learning_rate") for line in told], color="tab:gray", linestyle=":")

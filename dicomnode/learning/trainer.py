@@ -100,7 +100,7 @@ class Trainer:
                     break
         finally:
             batches.close()
-            draw_curve(self.curve, f"{self.task.name}, {self.step} of {self.stage.steps} steps")
+            self._picture()
         return self.step >= self.stage.steps
 
     def _advance(self, batch: Batch, tell: Tell) -> None:
@@ -131,6 +131,10 @@ class Trainer:
             for slow, fast in zip(self.ema.parameters(), self.network.parameters(), strict=True):
                 slow.lerp_(fast, 1.0 - decay)
         return float(loss.detach())
+
+    def _picture(self) -> None:
+        run = self.curve.parent.name
+        draw_curve(self.curve, f"{run}, {self.task.name}: {self.step} of {self.stage.steps} steps")
 
     def _learning_rate(self) -> float:
         warm = min(1.0, (self.step + 1) / WARM_UP_STEPS)

@@ -105,7 +105,10 @@ def test_stages_make_up_the_whole(engine: NeedEngine, batch: int) -> None:
     assert QUARTER.step > 0
 
 
-def test_the_command_prints_and_writes_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_and_writes_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicomnode.learning.bench.PEAK_SECONDS", 0.1)
     told = tmp_path / "speed.json"
     asked = ["bench", "engine", "--side", "64", "--slices", "2", "--batch", "1", "2", "--device", "cpu"]
     assert main([*asked, "--json", str(told)]) == 0
