@@ -277,5 +277,9 @@ class TrainingError(DicomnodeError):
     """Training or evaluation cannot go on."""
 
 
+class SourceUnavailable(DicomnodeError):
+    """Data that is not shipped (an example series, what a model is trained on) cannot be had."""
+
+
 class NotMeasurable(DicomnodeError):
     """A figure of image quality that these images cannot give: too few, too small or without its object."""

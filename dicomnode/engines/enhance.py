@@ -15,7 +15,7 @@ from dicomnode.engines.start_step import StartStep
 from dicomnode.physics.geometry import WATER_ATTENUATION_PER_MM
 from dicomnode.physics.projection import filtered_backprojection, project
 
-STATIONS = ("project", "clean", "reconstruct", "refine")
+STATIONS = ("project", "clean", "reconstruct", "refine", "bound")
 HIGHEST_HU = 3071.0
 
 Observer = Callable[[str, int, int], None]
@@ -101,8 +101,10 @@ def _enhance_batch(
     prior = x + removed[..., :rows, :columns]
     clock.lap("reconstruct")
     beside = neighbours.clamp(-1000.0, HIGHEST_HU)
-    refined = bounded(x, engine.refine(prior, x, beside, starts), pixel_mm)
+    proposed = engine.refine(prior, x, beside, starts)
     clock.lap("refine")
+    refined = bounded(x, proposed, pixel_mm)
+    clock.lap("bound")
     return low_dose + (refined - x)
 
 

@@ -207,17 +207,18 @@ def build(corpus: Corpus, folder: Path, seed: int, console: Console) -> list[Pat
 
 def _same_recipe(corpus: Corpus, folder: Path, seed: int) -> None:
     """Note what a corpus is made of; TrainingError where it was begun from something else."""
-    note, sources = folder / "recipe.json", [source.model_dump(exclude={"path"}) for source in corpus.sources]
-    # a checkout elsewhere has the same sources under another path
+    # a checkout elsewhere has the same sources under another path, from wherever it got them
+    sources = [source.model_dump(exclude={"path", "fetch"}) for source in corpus.sources]
+    note = folder / "recipe.json"
     made_of = json.dumps({"seed": seed, **corpus.model_dump(mode="json"), "sources": sources})
     if not note.exists():
         if any(folder.glob("*.npz")):
-            raise TrainingError(f"{folder} does not say what it was made of: choose another --run")
+            raise TrainingError(f"{folder} does not say what it was made of: choose another --corpus")
         part = note.with_suffix(".part")
         part.write_text(made_of)
         part.rename(note)
     elif note.read_text() != made_of:
-        raise TrainingError(f"{folder} was made from another recipe: choose another --run, or remove it")
+        raise TrainingError(f"{folder} was made from another recipe: choose another --corpus, or remove it")
 
 
 def make_example(piece: Slice, corpus: Corpus, beam: ParallelBeam, rng: np.random.Generator) -> Example:

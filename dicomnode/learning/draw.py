@@ -122,6 +122,17 @@ def image_batch(
     return Batch(channels, torch.tensor(rows), target_t)
 
 
+def crop_pair(
+    example: PackedExample, mix: Mix, stage: Stage, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """A crop with all noise of a mix, and the same without, HU; turned alike, with objects where asked."""
+    where = _window(example.arrays["slice_hu"].shape, stage.patch_px, rng)
+    kept, removed = _ordered(example.crop("noise", where), mix)
+    clean = example.crop("slice_hu", where) + _objects(stage, rng)
+    noisy, clean = _turned([clean + kept + removed, clean], rng, transpose=True)
+    return noisy, clean
+
+
 def _beside(
     example: PackedExample,
     where: tuple[slice, slice],
@@ -141,7 +152,7 @@ def _beside(
     missing, faint = rng.random(2) < MISSING, rng.random(2)
     return [
         noisy if gone else image + left * objects + shared * noise + (1.0 - shared**2) ** 0.5 * draw
-        for gone, left, image, draw in zip(missing, faint, clean, own, strict=True)
+        for gone, left, image, draw in zip(missing, faint.tolist(), clean, own, strict=True)
     ]
 
 
