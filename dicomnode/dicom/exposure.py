@@ -239,13 +239,23 @@ def _per_pitch(
 def _candidates(header: Dataset, current: float) -> tuple[float | None, float | None, float | None]:
     """mA x rotation / pitch, mA x time, mA x time / pitch; the last needs a pitch, a spiral's first too."""
     rotation, pitch = rotation_seconds(header), spiral_pitch(header)
-    milliseconds = number(header, "ExposureTime") or number(header, "ExposureTimeInms")
-    by_time = current * milliseconds / 1000 if milliseconds and milliseconds > 0 else None
+    seconds = (number(header, "ExposureTime") or number(header, "ExposureTimeInms") or 0.0) / 1000
+    by_time = current * seconds if 0 < seconds <= _longest_seconds(header) else None
     per_pitch = by_time / pitch if by_time and pitch and not _is_per_pitch(header) else None
     by_rotation = None
     if rotation is not None and (pitch is not None or not is_spiral(header)):
         by_rotation = current * rotation / (pitch or 1.0)
     return by_rotation, by_time, per_pitch
+
+
+def _longest_seconds(header: Dataset) -> float:
+    """Up to which ExposureTime is a rotation's, or that over the pitch where makers write it so.
+
+    What is longer is the time of a whole scan (Elscint: 51 s), and mA x time is then the mAs of no slice.
+    """
+    rotation, pitch = ROTATION_SECONDS[1], spiral_pitch(header) or 1.0
+    per_pitch = text(header, "Manufacturer").upper().startswith("PHILIPS") or _is_per_pitch(header)
+    return rotation / pitch if per_pitch else rotation
 
 
 def _is_per_pitch(header: Dataset) -> bool:

@@ -214,9 +214,12 @@ def _native(header: Dataset, encoded: bytes, pixels: Pixels, transfer_syntax: st
     stored: StoredPixels = image.astype(form.newbyteorder("="))
     unused = 16 - _whole(header, "BitsStored")
     if unused:
-        # Unused high bits may hold an embedded overlay, but no pixel values.
+        # Unused high bits may hold an embedded overlay, but no pixel values. That they hold the sign of a
+        # negative one is nothing to rely on (PS3.5 section 8.1.1): some writers leave all of them 0.
         narrow: StoredPixels = (stored << unused) >> unused
-        if not _has_embedded_overlay(header) and not np.array_equal(narrow, stored):
+        signless = not (stored.view(np.uint16) >> (16 - unused)).any()
+        known = signless or _has_embedded_overlay(header) or np.array_equal(narrow, stored)
+        if not known:
             raise BrokenInstance(
                 f"{label(header)}: pixel values need more bits than BitsStored (0028,0101) says"
             )

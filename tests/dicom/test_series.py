@@ -91,6 +91,36 @@ def test_transfer_syntaxes_give_the_same_series(tmp_path: Path, syntax, signed) 
     assert plain.source_digests != other.source_digests
 
 
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_negative_values_need_no_sign_in_the_unused_bits(tmp_path: Path, syntax) -> None:
+    """Twelve bits, signed: 0F00 means -256 whether the other four repeat the sign or not (PS3.5 8.1.1)."""
+
+    def without_sign(data: Dataset, index: int) -> None:
+        data.PixelData = (np.frombuffer(data.PixelData, np.uint16) & 0x0FFF).tobytes()
+
+    form = {"signed": True, "bits_stored": 12, "intercept": 0}
+    plain = read_series(make_series(tmp_path / "a" / "s", slices=2, **form))
+    paths = make_series(tmp_path / "b" / "s", slices=2, change=without_sign, transfer_syntax=syntax, **form)
+    other = read_series(paths)
+    assert plain.hounsfield.min() < -500
+    assert np.array_equal(plain.hounsfield, other.hounsfield)
+    assert plain.content_digest == other.content_digest
+    assert np.array_equal(other.stored[0], dcmread(other.source_paths[0]).pixel_array)
+
+
+def test_values_beyond_the_stored_bits_are_refused(tmp_path: Path) -> None:
+    """Some with their sign and some too large: both cannot be what twelve bits say."""
+
+    def too_large(data: Dataset, index: int) -> None:
+        values = np.frombuffer(data.PixelData, np.int16).copy()
+        values[:3] = (-256, 2500, 100)
+        data.PixelData = values.tobytes()
+
+    paths = make_series(tmp_path / "s", slices=2, signed=True, intercept=0, change=too_large)
+    with pytest.raises(errors.BrokenInstance, match="need more bits than BitsStored"):
+        read_series(paths)
+
+
 def test_content_digest_follows_pixels_and_rescale(tmp_path: Path) -> None:
     volume = phantom(2)
     digest = read_series(make_series(tmp_path / "a" / "s", volume)).content_digest
