@@ -122,6 +122,19 @@ def test_plain_mas_of_a_spiral_is_divided_by_the_pitch(pitch: float) -> None:
     assert read_exposure(data) == exposure, "ExposureTime is the rotation"
 
 
+@pytest.mark.parametrize("stated", [None, 2400])
+@pytest.mark.parametrize("maker", ["", GE, SIEMENS, "Varian Medical Systems"])
+def test_the_time_of_the_whole_scan_is_no_rotation(maker: str, stated: int | None) -> None:
+    """200 mA for 12 s are 2400 mAs for all slices together: taken for one, a low dose would look normal."""
+    reading = read_dose([scan(maker, 200, 12_000, stated)])
+    assert (reading.mean_mas, reading.mean_ctdivol_mgy, reading.source) == (None, None, "none")
+
+
+def test_a_rotation_over_a_low_pitch_may_take_long() -> None:
+    gated = scan(PHILIPS, 100, 8_000, 800, options="HELIX")
+    assert read_exposure(gated).mas == 800
+
+
 def test_effective_mas_is_left_alone() -> None:
     assert read_exposure(scan(SIEMENS, 172, 500, 71, rotation=0.5, pitch=1.2)).flags == set()
     philips = scan(PHILIPS, 306, 588, 180, pitch=1.273, options="HELIX")
