@@ -229,6 +229,10 @@ REFUSED_IN_EVERY_IMAGE = [
     ("not-axial", put(ImageType=["DERIVED", "PRIMARY", "AXIAL", "STD_DEVIATION"])),
     ("not-axial", put(ImageType=["DERIVED", "PRIMARY", "AXIAL", "MPR_CURVED"])),
     ("not-hounsfield", put(ImageType=["DERIVED", "PRIMARY", "AXIAL", "DE MONOENERGETIC"])),
+    *(
+        ("not-hounsfield", put(ImageType=["ORIGINAL", "PRIMARY", "AXIAL", *words]))
+        for words in (["CT_SOM5 SPI", "DE VNC"], ["MONOE70"], ["SPI 55KEV"], ["IODINENOWATER"], ["ZEFF"])
+    ),
     ("unsupported-geometry", put(PixelSpacing=["0", "0"])),
     ("broken-instance", without("PixelData")),
     ("broken-instance", put(PixelData=b"\0" * 100)),
@@ -254,6 +258,14 @@ def test_refused_by_rule(tmp_path: Path, rule: str, change: Change) -> None:
         read_series(paths)
     assert refused.value.rule == rule
     assert len(str(refused.value)) > 20
+
+
+@pytest.mark.parametrize(
+    "words", [["CT_SOM5 SPI DUAL M_0.5"], ["HELIX"], ["CT_SOM8 SPI", "MONOCHROME2"], ["ADVNCED"], ["STD"]]
+)
+def test_words_of_makers_that_say_nothing_of_spectra_refuse_nothing(tmp_path: Path, words: list[str]) -> None:
+    change = put(ImageType=["ORIGINAL", "PRIMARY", "AXIAL", *words])
+    assert read_series(make_series(tmp_path / "s", slices=2, change=change)).slices == 2
 
 
 MIXED = [
