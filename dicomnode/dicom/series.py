@@ -65,6 +65,7 @@ SAME_NUMBER: Final = (
     "ReconstructionDiameter",
     "TemporalPositionIndex",
     "NominalPercentageOfCardiacPhase",
+    "NominalPercentageOfRespiratoryPhase",
 )
 NUMBER_TOLERANCE: Final = 1e-3
 
