@@ -60,7 +60,10 @@ def travelled(data: Dataset, syntax: str) -> Dataset:
     ("values", "element", "iterative"),
     [
         ({"Manufacturer": SIEMENS, "ConvolutionKernel": ["I70f", "3"]}, None, True),
-        ({"Manufacturer": SIEMENS, "ConvolutionKernel": "Br40d"}, None, True),
+        ({"Manufacturer": SIEMENS, "ConvolutionKernel": "J30s"}, None, True),
+        ({"Manufacturer": SIEMENS, "ConvolutionKernel": ["Br40d", "3"]}, None, True),
+        ({"Manufacturer": SIEMENS, "ConvolutionKernel": ["Qr40f", "2"]}, None, True),
+        ({"Manufacturer": SIEMENS, "ConvolutionKernel": "Br40d"}, None, False),
         ({"Manufacturer": SIEMENS, "ConvolutionKernel": "B30f"}, None, False),
         ({"Manufacturer": GE, "ConvolutionKernel": "STANDARD"}, None, False),
         ({"Manufacturer": GE}, (0x0053, "GEHC_CT_ADVAPP_001", 0x43, "SH", "40"), True),
