@@ -16,7 +16,10 @@ from dicomnode.dicom.series import ACQUISITION_KEYS
 from dicomnode.dicom.stacking import step_tolerance_mm
 from dicomnode.dicom.values import finite, numbers, text
 
-TOLD_BY: Final = (*ACQUISITION_KEYS, "ImageType", "TriggerTime", "NominalCardiacTriggerDelayTime")
+TOLD_BY: Final = (
+    *(*ACQUISITION_KEYS, "ImageType", "TriggerTime"),
+    *("NominalCardiacTriggerDelayTime", "NominalPercentageOfRespiratoryPhase"),
+)
 """What names the phase or scan of an image, surest first."""
 TOLD_IN_WORDS: Final = ("SeriesNumber", "SeriesDescription", "ImageComments")
 """`Gated 30%`: what is left where neither numbers nor times tell, as after another series' UID was kept."""

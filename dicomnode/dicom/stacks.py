@@ -42,7 +42,6 @@ APART_BY_NUMBER: Final = (
     "TemporalPositionIndex",
     "TemporalPositionIdentifier",
     "NominalPercentageOfCardiacPhase",
-    "NominalPercentageOfRespiratoryPhase",
 )
 """Attributes with one value in a stack. Who the patient is and who made the image are not among them:
 where those differ the series is not several stacks but a mistake, and is refused."""
