@@ -303,6 +303,17 @@ def test_tube_voltage(kvp: str, read: float | None) -> None:
     assert read_dose([siemens(6.4, KVP=kvp)]).kvp == read
 
 
+def test_two_tube_voltages_or_doses_in_one_image_are_none() -> None:
+    """The first of them would be a dose misread by a factor of up to five."""
+    reading = read_dose([siemens(6.4, KVP=["80", "140"])])
+    assert (reading.kvp, reading.flags) == (None, ("KVP_UNREADABLE",))
+    several = siemens(6.4)
+    several["CTDIvol"].value = [6.4, 19.2]
+    reading = read_dose([several])
+    assert "CTDIVOL_UNREADABLE" in reading.flags
+    assert reading.source == "computed-from-mas"
+
+
 # --- real headers ----------------------------------------------------------------------
 
 

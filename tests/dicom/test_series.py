@@ -11,6 +11,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGLSLossless,
     RLELossless,
 )
 
@@ -259,6 +260,10 @@ REFUSED_IN_EVERY_IMAGE = [
     ("not-axial", put(ImageType=["DERIVED", "PRIMARY", "AXIAL", "STD_DEVIATION"])),
     ("not-axial", put(ImageType=["DERIVED", "PRIMARY", "AXIAL", "MPR_CURVED"])),
     ("not-hounsfield", put(ImageType=["DERIVED", "PRIMARY", "AXIAL", "DE MONOENERGETIC"])),
+    *(
+        ("not-hounsfield", put(ImageType=["ORIGINAL", "PRIMARY", "AXIAL", *words]))
+        for words in (["CT_SOM5 SPI", "DE VNC"], ["MONOE70"], ["SPI 55KEV"], ["IODINENOWATER"], ["ZEFF"])
+    ),
     ("unsupported-geometry", put(PixelSpacing=["0", "0"])),
     ("broken-instance", without("PixelData")),
     ("broken-instance", put(PixelData=b"\0" * 100)),
@@ -284,6 +289,35 @@ def test_refused_by_rule(tmp_path: Path, rule: str, change: Change) -> None:
         read_series(paths)
     assert refused.value.rule == rule
     assert len(str(refused.value)) > 20
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(
+    "syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless, JPEGLSLossless, JPEG2000Lossless]
+)
+def test_values_beyond_bits_stored_are_refused_in_every_encoding(
+    tmp_path: Path, syntax: str, signed: bool
+) -> None:
+    """Cut to 12 bits 5000 would be 904, soft tissue for metal; as it is others would read it so."""
+    volume = phantom(2, 64, 64)
+    volume[:, 30:34, 30:34] = -3000 if signed else 5000
+    options = {"signed": signed, "intercept": 0 if signed else -1024, "bits_stored": 16}
+    paths = make_series(tmp_path / "s", volume, transfer_syntax=syntax, **options)
+    assert read_series(paths).slices == 2
+    for path in paths:
+        data = dcmread(path)
+        data.BitsStored, data.HighBit = 12, 11
+        data.save_as(path)
+    with pytest.raises(errors.BrokenInstance, match="more bits than BitsStored"):
+        read_series(paths)
+
+
+@pytest.mark.parametrize(
+    "words", [["CT_SOM5 SPI DUAL M_0.5"], ["HELIX"], ["CT_SOM8 SPI", "MONOCHROME2"], ["ADVNCED"], ["STD"]]
+)
+def test_words_of_makers_that_say_nothing_of_spectra_refuse_nothing(tmp_path: Path, words: list[str]) -> None:
+    change = put(ImageType=["ORIGINAL", "PRIMARY", "AXIAL", *words])
+    assert read_series(make_series(tmp_path / "s", slices=2, change=change)).slices == 2
 
 
 MIXED = [
