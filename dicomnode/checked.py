@@ -88,7 +88,6 @@ Prefix = Annotated[str, StringConstraints(min_length=1, max_length=24, pattern=r
 UidKey = Annotated[SecretStr, AfterValidator(_uid_key)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-PositiveMgy = Annotated[float, Field(gt=0, le=500, allow_inf_nan=False)]
 LocalPath = Annotated[Path, AfterValidator(_beside_the_file)]
 HostName = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, pattern=r"^[A-Za-z0-9._:%-]+$")

@@ -89,7 +89,8 @@ def query_statuses(settings: Settings) -> tuple[Section, ...]:
         (
             "Failure",
             "any other",
-            "The query has failed; the source is asked again as below.",
+            "The query has failed; the source is asked again as below. A C-GET that fails for one series "
+            "keeps no other back: a source cannot send reports of other classes, and may call it failed.",
         ),
     ]
     parts: tuple[Part, ...] = (

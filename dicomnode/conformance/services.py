@@ -155,7 +155,7 @@ def _rules(settings: Settings) -> Section:
     dose = (
         "refused by the rule `dose-unknown`"
         if settings.dose.without_dose == "refuse"
-        else "enhanced by the noise measured in the images"
+        else "enhanced by the noise measured in the images, at most as strongly as a quarter of normal dose"
     )
     return Section(
         "Cross-service considerations",

@@ -46,8 +46,11 @@ SPECTRAL_WORDS: Final = frozenset(
 )
 """ImageType value 4 of multi-energy images (PS3.3 C.8.2.1.1.1)."""
 
-SPECTRAL_PARTS: Final = frozenset({"VMI", "MONO", "MONOENERGETIC", "MONOCHROMATIC", "IODINE"})
-"""Words inside later values of such images where makers use their own."""
+SPECTRAL_PARTS: Final = re.compile(
+    r"VMI|MONO(?!CHROME)|\d ?KEV(?![A-Z])|IODINE|URIC|(?<![A-Z])VN(CA?|I)(?![A-Z])|VIRTUAL"
+    r"|Z[ _-]?EFF|EFFECTIVE|ELECTRON|MATERIAL"
+)
+"""Inside later values of such images where makers use words of their own: `DE VNC`, `MONOE_70`, `ZEFF`."""
 
 MULTI_FRAME_CLASSES: Final = frozenset(
     {str(EnhancedCTImageStorage), str(LegacyConvertedEnhancedCTImageStorage)}
@@ -68,6 +71,9 @@ IMAGE_TYPE_WORDS: Final = (
         "AXIAL",
         "OTHER",
         "STANDARD",
+        "VOLUME",
+        "MIXED",
+        "NONE",
     }
 )
 MODALITIES: Final = frozenset(
@@ -170,8 +176,8 @@ def is_hounsfield(header: Dataset) -> None:
 
     RescaleType (0028,1054) may be absent: PS3.3 C.8.2.1 requires it where the unit is not HU.
     """
-    words = {value.upper() for value in texts(header, "ImageType")[3:]}
-    if words & SPECTRAL_WORDS or _words(header, "ImageType", 3) & SPECTRAL_PARTS:
+    words = [value.upper() for value in texts(header, "ImageType")[3:]]
+    if SPECTRAL_WORDS & set(words) or any(map(SPECTRAL_PARTS.search, words)):
         raise NotHounsfield(f"{label(header)} is a virtual monoenergetic or material image, not measured HU")
     unit = text(header, "RescaleType").upper()
     if unit and unit not in HOUNSFIELD_NAMES:

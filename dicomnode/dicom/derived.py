@@ -38,7 +38,6 @@ __all__ = [
     "Provenance",
     "derived_series_uid",
     "derived_uid",
-    "is_own",
     "pipeline_digest",
     "write_derived",
 ]
@@ -58,18 +57,6 @@ EQUIPMENT: Final = frozenset(
     | {"SoftwareVersions", "StationName", "InstitutionName"}
 )
 """What the item of the scanner in ContributingEquipmentSequence takes over."""
-
-
-def is_own(header: Dataset, identity: Identity) -> bool:
-    """Was this image made by this node, or any dicomnode? Any one mark is enough.
-
-    The marks survive the Basic De-identification Profile (PS3.15 E.1), UIDs and free text do not.
-    """
-    return (
-        marks.carries_own_marks(header)
-        or marks.processed_by(header, identity.manufacturer, identity.model_name)
-        or marks.has_uid_root(header, identity.uid_root)
-    )
 
 
 def derived_series_uid(

@@ -168,6 +168,8 @@ def ssde_mgy(
 
 
 def _kvp(headers: Sequence[Dataset], flags: set[str]) -> float | None:
+    if any(text(header, "KVP") and number(header, "KVP") is None for header in headers):
+        flags.add("KVP_UNREADABLE")
     values = {value for value in (number(header, "KVP") for header in headers) if value}
     if len(values) > 1:
         flags.add("KVP_CHANGES")
@@ -195,6 +197,8 @@ def _stated_ctdivol(
     ]
     if any(value != check for value, check in zip(stated, sane, strict=True)):
         flags.add("CTDIVOL_OUT_OF_RANGE")
+    if any(text(header, "CTDIvol") and number(header, "CTDIvol") is None for header in headers):
+        flags.add("CTDIVOL_UNREADABLE")
     ctdivol = repaired(_on_one_phantom(headers, sane, flags), "CTDIVOL", flags)
     if ctdivol is None or len(ctdivol) < 2 or np.ptp(ctdivol) > 1e-6:
         return ctdivol

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 
 from dicomnode.dicom.exposure import CURRENT_MA, MAS, ROTATION_SECONDS
 from dicomnode.dicom.parsing import parse
-from dicomnode.dicom.values import UNREADABLE, code_of, finite, items, text, texts
+from dicomnode.dicom.values import UNREADABLE, code_of, decimal, finite, items, text, texts
 from dicomnode.errors import NotADoseReport, SeriesRefused
 
 DOSE_REPORT_CLASSES: Final = ("1.2.840.10008.5.1.4.1.1.88.67", "1.2.840.10008.5.1.4.1.1.88.76")
@@ -366,18 +366,16 @@ def _measured(item: Dataset, quantity: _Quantity, flags: set[str]) -> float | No
 def _number_and_unit(item: Dataset) -> tuple[float | None, str]:
     """The value and unit of a NUM item, or of a text such as `12,7 mGy`."""
     for measured in items(item, "MeasuredValueSequence"):
-        value = _decimal(text(measured, "NumericValue"))
+        value = decimal(_first_value(text(measured, "NumericValue")))
         if value is None:
             value = finite(text(measured, "FloatingPointValue"))
         return value, code_of(measured, "MeasurementUnitsCodeSequence")[0]
     number, _, unit = _text_value(item).partition(" ")
-    return _decimal(number), unit.strip()
+    return decimal(_first_value(number)), unit.strip()
 
 
-def _decimal(value: str) -> float | None:
-    """A number as text; a comma for the point is understood where there is no point."""
-    first = value.partition("\\")[0].strip()
-    return finite(first.replace(",", ".") if "." not in first else first)
+def _first_value(value: str) -> str:
+    return value.partition("\\")[0].strip()
 
 
 # --- the tree -----------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from dicomnode.dicom.values import finite, items, number, text, texts
 
 CURRENT_MA: Final = (5.0, 1500.0)
 ROTATION_SECONDS: Final = (0.1, 5.0)
+"""Above it ExposureTime is that of the whole scan, and mA x time many times the dose of a slice."""
 PITCH: Final = (0.05, 4.0)
 MAS: Final = (0.5, 5000.0)
 THICKNESS_MM: Final = (0.1, 20.0)
@@ -225,12 +226,11 @@ def _per_pitch(
 ) -> float:
     """Effective mAs where Exposure of a spiral is plain mA x time: as much as it would be without a pitch."""
     by_rotation, by_time, by_time_and_pitch = candidates
-    maker = text(header, "Manufacturer").upper()
     effective = by_rotation
-    if effective is None and maker.startswith(ROTATION_AS_TIME):
+    if effective is None and text(header, "Manufacturer").upper().startswith(ROTATION_AS_TIME):
         effective = by_time_and_pitch
     plain = _agrees(stated, by_time) and not _agrees(stated, effective)
-    if effective is None or spiral_pitch(header) is None or maker.startswith("PHILIPS") or not plain:
+    if effective is None or spiral_pitch(header) is None or _is_philips(header) or not plain:
         return stated
     flags.add("EXPOSURE_NOT_PER_PITCH")
     return effective
@@ -239,8 +239,8 @@ def _per_pitch(
 def _candidates(header: Dataset, current: float) -> tuple[float | None, float | None, float | None]:
     """mA x rotation / pitch, mA x time, mA x time / pitch; the last needs a pitch, a spiral's first too."""
     rotation, pitch = rotation_seconds(header), spiral_pitch(header)
-    milliseconds = number(header, "ExposureTime") or number(header, "ExposureTimeInms")
-    by_time = current * milliseconds / 1000 if milliseconds and milliseconds > 0 else None
+    seconds = _exposure_seconds(header)
+    by_time = None if seconds is None else current * seconds
     per_pitch = by_time / pitch if by_time and pitch and not _is_per_pitch(header) else None
     by_rotation = None
     if rotation is not None and (pitch is not None or not is_spiral(header)):
@@ -253,13 +253,28 @@ def _is_per_pitch(header: Dataset) -> bool:
     return not number(header, "ExposureTime") and is_spiral(header)
 
 
+def _exposure_seconds(header: Dataset) -> float | None:
+    """ExposureTime where it is that of one slice: of a rotation, or of that over the pitch.
+
+    What is longer is the time of a whole scan (Elscint: 51 s), and mA x time is then the mAs of no slice. At
+    a low pitch (gated by heart or breathing) a rotation / pitch takes longer than any rotation.
+    """
+    seconds = (number(header, "ExposureTime") or number(header, "ExposureTimeInms") or 0.0) / 1000
+    per_pitch = is_spiral(header) and (_is_philips(header) or _is_per_pitch(header))
+    longest = ROTATION_SECONDS[1] / ((spiral_pitch(header) or PITCH[0]) if per_pitch else 1.0)
+    return seconds if 0 < seconds <= longest else None
+
+
+def _is_philips(header: Dataset) -> bool:
+    return text(header, "Manufacturer").upper().startswith("PHILIPS")
+
+
 def _computed(
     header: Dataset, candidates: tuple[float | None, float | None, float | None], flags: set[str]
 ) -> float | None:
     by_rotation, by_time, by_time_and_pitch = candidates
     # Philips writes rotation / pitch as ExposureTime, the others the rotation.
-    philips = text(header, "Manufacturer").upper().startswith("PHILIPS")
-    mas = by_rotation or (by_time if philips or _is_per_pitch(header) else by_time_and_pitch)
+    mas = by_rotation or (by_time if _is_philips(header) or _is_per_pitch(header) else by_time_and_pitch)
     if mas is None and not is_spiral(header):
         mas = by_time
     if mas is not None:

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 
 from dicomnode.dicom.values import texts
 
-WORDS: Final = re.compile(r"LUNG|BONE|EDGE|SHARP")
+WORDS: Final = re.compile(r"LUNG|BONE|EDGE|SHARP|ULTRA")
 """GE, United Imaging, Neusoft and others say it in words."""
 
 BY_NAME: Final = frozenset(
@@ -20,8 +20,8 @@ BY_NAME: Final = frozenset(
     | {f"FC{number}" for number in (30, 31, 35, *range(50, 57), *range(80, 87))}  # Canon, Toshiba
 )
 
-BY_NUMBER: Final = re.compile(r"[BHUCDIJ][RLVUS]?(\d\d)[A-Z]?")
-"""Siemens: the number is the sharpness. `B70f`, `H70h`, `I70f`, `Bl57d`, `Br64`."""
+BY_NUMBER: Final = re.compile(r"[BHUCDIJQ][RLVUS]?(\d\d)[A-Z]?")
+"""Siemens: the number is the sharpness. `B70f`, `H70h`, `I70f`, `Bl57d`, `Br64`, `Qr72f`."""
 SHARP_FROM: Final = 57
 
 

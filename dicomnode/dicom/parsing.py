@@ -5,6 +5,7 @@ kilobyte a gigabyte, and elements are unpacked long after the file was read. Her
 sequences are opened at once and under the same count, and nothing is inflated.
 """
 
+import codecs
 import io
 import os
 import re
@@ -42,6 +43,9 @@ CHARACTER_SET: Final = frozenset({b"\x08\x00\x05\x00", b"\x00\x08\x00\x05"})
 """The tag (0008,0005) in both byte orders."""
 LONGEST_CHARACTER_SET: Final = 1024
 
+LONGEST_CODE: Final = 16
+CODECS_OF_DICOM: Final = frozenset(codecs.lookup(name).name for name in python_encoding.values())
+"""What pydicom reads text with; under other names of theirs, too, but with no other of Python's codecs."""
 PIXEL_TAGS: Final = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 PIXEL_DATA: Final = 0x7FE00010
 
@@ -257,11 +261,17 @@ def _check_character_set(data: Dataset) -> None:
     terms = texts(data, "SpecificCharacterSet")
     if len(terms) > len(python_encoding) or not all(_known_character_set(term) for term in terms):
         raise BrokenInstance(
-            "Specific Character Set (0008,0005) names a character set that DICOM does not have"
+            "Specific Character Set (0008,0005) names a character set that DICOM does not have; send the "
+            "series with the one its names are written in, such as ISO_IR 192"
         )
 
 
 def _known_character_set(term: str) -> bool:
-    """Also in the spellings that pydicom forgives: ISO-IR 100, ISO-2022-IR-87."""
+    """Also in the spellings that are forgiven: ISO-IR 100, iso_ir 100, ISO-2022-IR-87, UTF-8."""
     patched = re.sub(r"^ISO[^_]IR", "ISO_IR", term)
-    return {term, patched, re.sub(r"^ISO.2022.IR.", "ISO 2022 IR ", term)} & python_encoding.keys() != set()
+    if {term, patched, re.sub(r"^ISO.2022.IR.", "ISO 2022 IR ", term)} & python_encoding.keys():
+        return True
+    try:
+        return len(term) <= LONGEST_CODE and codecs.lookup(term).name in CODECS_OF_DICOM
+    except (LookupError, ValueError):
+        return False

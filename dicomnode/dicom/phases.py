@@ -16,8 +16,13 @@ from dicomnode.dicom.series import ACQUISITION_KEYS
 from dicomnode.dicom.stacking import step_tolerance_mm
 from dicomnode.dicom.values import finite, numbers, text
 
-TOLD_BY: Final = (*ACQUISITION_KEYS, "ImageType", "TriggerTime")
+TOLD_BY: Final = (
+    *(*ACQUISITION_KEYS, "ImageType", "TriggerTime"),
+    *("NominalCardiacTriggerDelayTime", "NominalPercentageOfRespiratoryPhase"),
+)
 """What names the phase or scan of an image, surest first."""
+TOLD_IN_WORDS: Final = ("SeriesNumber", "SeriesDescription", "ImageComments")
+"""`Gated 30%`: what is left where neither numbers nor times tell, as after another series' UID was kept."""
 
 TIMES: Final = ("AcquisitionDateTime", "AcquisitionTime", "ContentTime")
 """One value a phase, or one an image: then the pauses between them tell the phases."""
@@ -61,17 +66,25 @@ def without_repeats(group: Group) -> list[Group]:
     crowd = _crowd(group)
     if crowd < 2 or _span_mm(group) < SAME_PLACE_MM:
         return [group]
-    for keyword in (*TOLD_BY, *TIMES):
-        parts = apart(group.images, partial(_only, keyword))
-        if 1 < len(parts) <= crowd and not any(_crowd(part) > 1 for part in parts):
-            return [Group(group.facts | part.facts, part.images) for part in parts]
+    told = _told_by((*TOLD_BY, *TIMES), group, crowd)
+    if told:
+        return told
     for keyword in (*TIMES, *ACQUISITION_KEYS):
         runs = _in_turn(group, keyword, crowd)
         if runs:
             return [
                 Group(group.facts | {keyword: f"turn {number}"}, run) for number, run in enumerate(runs, 1)
             ]
-    return _overlapping(group)
+    return _told_by(TOLD_IN_WORDS, group, crowd) or _overlapping(group)
+
+
+def _told_by(keywords: Sequence[str], group: Group, crowd: int) -> list[Group]:
+    """The images by the first attribute with which none of them share a place; none where no one does it."""
+    for keyword in keywords:
+        parts = apart(group.images, partial(_only, keyword))
+        if 1 < len(parts) <= crowd and not any(_crowd(part) > 1 for part in parts):
+            return [Group(group.facts | part.facts, part.images) for part in parts]
+    return []
 
 
 def _overlapping(group: Group) -> list[Group]:

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRBigEndian
+from pydicom.uid import ExplicitVRBigEndian, RLELossless
 from scipy.ndimage import binary_opening
 
 from dicomnode.dicom.admission import label
@@ -100,11 +100,14 @@ def decode_frame(header: Dataset, content: bytes, transfer_syntax: str) -> Store
 def _decompressed(header: Dataset, codestream: bytes, transfer_syntax: str) -> StoredPixels:
     shape = (_whole(header, "Rows"), _whole(header, "Columns"))
     _check_codestream(header, codestream, transfer_syntax, shape)
-    frame = Frame(transfer_syntax, *shape, _whole(header, "BitsStored"), is_signed(header))
+    runs = transfer_syntax == RLELossless
+    # pydicom would cut off what runs of bytes hold above BitsStored, and say nothing.
+    frame = Frame(transfer_syntax, *shape, 16 if runs else _whole(header, "BitsStored"), is_signed(header))
     decoded = DECODER.decode(frame, codestream)
     if decoded.shape != shape:
         raise BrokenInstance(f"{label(header)}: decoded to {decoded.shape}, the header says {shape}")
-    return np.ascontiguousarray(decoded).astype(np.int16 if is_signed(header) else np.uint16)
+    stored = np.ascontiguousarray(decoded).astype(np.int16 if is_signed(header) else np.uint16)
+    return _within_bits(header, stored)
 
 
 def padding_values(header: Dataset) -> tuple[int, int] | None:
@@ -211,17 +214,21 @@ def _native(header: Dataset, encoded: bytes, pixels: Pixels, transfer_syntax: st
     order = ">" if transfer_syntax == ExplicitVRBigEndian else "<"
     form = np.dtype(f"{order}{'i' if is_signed(header) else 'u'}2")
     image = np.frombuffer(encoded, form, count=shape[0] * shape[1], offset=pixels.at).reshape(shape)
-    stored: StoredPixels = image.astype(form.newbyteorder("="))
-    unused = 16 - _whole(header, "BitsStored")
-    if unused:
-        # Unused high bits may hold an embedded overlay, but no pixel values.
-        narrow: StoredPixels = (stored << unused) >> unused
-        if not _has_embedded_overlay(header) and not np.array_equal(narrow, stored):
-            raise BrokenInstance(
-                f"{label(header)}: pixel values need more bits than BitsStored (0028,0101) says"
-            )
-        stored = narrow
-    return stored
+    return _within_bits(header, image.astype(form.newbyteorder("=")))
+
+
+def _within_bits(header: Dataset, stored: StoredPixels) -> StoredPixels:
+    """Unused high bits may hold an embedded overlay, but no pixel values.
+
+    That they hold the sign of a negative one is nothing to rely on (PS3.5 section 8.1.1): some writers leave
+    all of them 0, and a codestream of as many bits as are stored has no room for them.
+    """
+    bits = _whole(header, "BitsStored")
+    narrow: StoredPixels = (stored << (16 - bits)) >> (16 - bits)
+    signless = bits < 16 and not np.any(stored.view(np.uint16) >> bits)
+    if signless or _has_embedded_overlay(header) or np.array_equal(narrow, stored):
+        return narrow
+    raise BrokenInstance(f"{label(header)}: pixel values need more bits than BitsStored (0028,0101) says")
 
 
 def _check_codestream(

@@ -55,7 +55,6 @@ _TABLE: Final[tuple[tuple[str, int, int, Kind], ...]] = (
     ("NumberofSpectra", 0x7033, 0x61, "US"),
     ("SpectrumIndex", 0x7033, 0x63, "US"),
     ("PhotonStatistics", 0x7033, 0x65, "FL"),
-    ("Timestamp", 0x7033, 0x67, "FL"),
     ("TypeofProjectionData", 0x7037, 0x09, "CS"),
     ("TypeofProjectionGeometry", 0x7037, 0x0A, "CS"),
     ("BeamHardeningCorrectionFlag", 0x7039, 0x03, "CS"),

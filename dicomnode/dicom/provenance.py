@@ -58,7 +58,7 @@ class Identity:
         if len(self.uid_key) < SHORTEST_KEY_BYTES:
             raise ValueError(f"uid_key must have at least {SHORTEST_KEY_BYTES} bytes, and be secret")
         if not self.manufacturer.strip() or not self.model_name.strip():
-            raise ValueError("manufacturer and model_name must not be empty: loops are recognised by them")
+            raise ValueError("manufacturer and model_name must not be empty: every object names both")
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ from dicomnode.dicom.values import text, texts
 PLAIN: Final = "FILTER_BACK_PROJ"
 """ReconstructionAlgorithm (0018,9315); the other defined term is ITERATIVE."""
 
-SIEMENS_KERNEL: Final = re.compile(r"(I|J|Br|Bv|Bl|Hr|Hv|Qr)\d")
-"""SAFIRE, ADMIRE and photon-counting kernels; an older kernel with a second value, the strength, is too."""
+SIEMENS_KERNEL: Final = re.compile(r"[IJ]\d")
+"""SAFIRE has kernels of its own. ADMIRE and QIR have those of back-projection (Br, Hr, Qr) and tell their
+strength as a second value: `Br40d\\3`; without it they are plain."""
 PHILIPS_KERNEL: Final = re.compile(r"IMR", re.IGNORECASE)
 CANON_FILTER: Final = re.compile(r"AIDR|AICE|FIRST|PIQE|QDS|BOOST|\bNR\b", re.IGNORECASE)
 

@@ -57,6 +57,7 @@ ONE_NUMBER_A_STACK: Final = (
     "TemporalPositionIndex",
     "TemporalPositionIdentifier",
     "NominalPercentageOfCardiacPhase",
+    "NominalPercentageOfRespiratoryPhase",
 )
 """Attributes with one value in a stack; a series with more holds several, told apart by them."""
 ONE_TEXT_A_SERIES: Final = (

@@ -89,9 +89,17 @@ def numbers(header: Dataset, keyword: str) -> tuple[float, ...]:
 
 
 def number(header: Dataset, keyword: str) -> float | None:
-    """The first value of an element as a finite number, or None."""
-    found = numbers(header, keyword)
-    return found[0] if found else None
+    """An element as one finite number; None where it holds none, or several that are not the same.
+
+    Which of two tube voltages or doses is meant nobody can tell.
+    """
+    found = {decimal(one) for one in texts(header, keyword)}
+    return found.pop() if len(found) == 1 else None
+
+
+def decimal(value: str) -> float | None:
+    """A finite number from text, or None; a comma for the point is understood where there is no point."""
+    return finite(value.replace(",", ".") if "." not in value else value)
 
 
 def finite(value: object) -> float | None:

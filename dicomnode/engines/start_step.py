@@ -27,6 +27,9 @@ DISAGREE = math.log(2.5)
 contradict each other; between them both count, with a warning."""
 
 LEAST_FRACTION = 0.02
+LEAST_BY_NOISE_ALONE = 0.25
+"""Dose fraction that noise is believed down to where no tag confirms it: a sharp kernel, a wrong size or
+streaks look like a lower dose, too. A quarter of normal dose is what the field calls low."""
 TYPICAL_TEXTURE = 0.45
 """Texture of a standard soft-tissue kernel, for slices without enough soft tissue to measure it."""
 
@@ -140,8 +143,8 @@ def match(facts: SliceFacts, schedule: PhotonSchedule) -> StartStep:
     The two are independent. Within a factor 2.5 both count (geometric mean); beyond it the image is believed:
     a noisier one because headers repeat what was planned (a simulated quarter-dose file says full dose), a
     cleaner one because noise that is not there cannot be removed; tags never raise the strength above what
-    fits the noise by more than the square root of 2.5. Raises DoseUnknown when there is neither: normal dose
-    is never assumed.
+    fits the noise by more than the square root of 2.5. Noise alone makes no more strength than a quarter of
+    normal dose. Raises DoseUnknown when there is neither: normal dose is never assumed.
 
     Iterative reconstruction leaves less noise than the law of `physics.photons` says. The noise then stands
     for more photons than there were: an upper bound. Below the tags it contradicts them all the more, and the
@@ -151,6 +154,8 @@ def match(facts: SliceFacts, schedule: PhotonSchedule) -> StartStep:
     log_ratio = math.log(tags / noise) if tags is not None and noise is not None else None
     photons, decided_by, verdict = _decide(tags, noise, facts)
     normal = photons_from_dose(facts.normal_ctdivol_mgy, facts.thickness_mm)
+    if verdict == "noise alone":
+        photons = max(photons, LEAST_BY_NOISE_ALONE * normal)
     by_tags, by_noise = (None if one is None else _fraction(one, normal) for one in (tags, noise))
     fraction = _fraction(photons, normal)
     # the schedule counts from normal dose, whatever the thickness: k* depends on the fraction alone
@@ -198,7 +203,8 @@ _SENTENCES: dict[Verdict, str] = {
     "sharp": "tags decided in {slices}: noisier than they say by a factor {factor} in dose, as a kernel that "
     "lifts edges is",
     "tags alone": "tags decided in {slices}: no noise could be measured, or none that tells a dose",
-    "noise alone": "noise decided in {slices}: the tags tell no dose",
+    "noise alone": "noise decided in {slices}: the tags tell no dose, so that the strength is at most that "
+    "of a quarter of normal dose",
 }
 
 

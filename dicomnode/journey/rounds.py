@@ -1,11 +1,14 @@
 """Questions that are put again and again until they are answered, in a thread of their own."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 _TICK_SECONDS: Final = 0.5
+
+log: Final = logging.getLogger(__name__)
 
 Subject = TypeVar("Subject")
 
@@ -15,7 +18,8 @@ class Rounds(Generic[Subject]):
 
     `ask` says whether the subject is still of interest; `pause_seconds` how long to wait after it was asked
     for the n-th time (from 0 on), or None for never again. `ask` may block: whoever wants something does
-    not wait for it. When to ask again is in memory only: after a restart it begins anew.
+    not wait for it. When to ask again is in memory only: after a restart it begins anew. An error of `ask`
+    is logged, and its subject asked about again in its turn: one peer's answer must not end all asking.
     """
 
     def __init__(
@@ -57,7 +61,14 @@ class Rounds(Generic[Subject]):
             for subject in due:
                 if self._stopping.is_set():
                     return
-                self._next(subject, self._ask(subject))
+                self._next(subject, self._asked(subject))
+
+    def _asked(self, subject: Subject) -> bool:
+        try:
+            return self._ask(subject)
+        except Exception as error:  # noqa: BLE001 - told without its message, which may quote a data set
+            log.error("%s: an error of the program (%s)", self._thread.name, type(error).__name__)
+            return True
 
     def _next(self, subject: Subject, wanted: bool) -> None:
         with self._guard:

@@ -286,6 +286,7 @@ class Stations:
         """The facts for headers and report, from what the stations before left: the same after a crash."""
         made, verdict = _read(folder / "reconstruct.json"), _read(folder / "judge.json")
         starts, dose, facts = _starts(folder), _dose(folder), _facts(folder)
+        measured = _read(folder / "measure.json")
         return Provenance(
             engine=made["engine"],
             model_id=made["model_id"],
@@ -311,9 +312,10 @@ class Stations:
                 *sorted({sentence for start in starts for sentence in start.outside}),
             ),
             dose_decision=told(starts),
-            dose_reference=self._settings.dose.reference.version,
-            regions=regions_told(facts),
-            size_flags=tuple(sorted({flag for one in facts for flag in one.flags})),
+            # the table that was measured against; another one may be configured by now
+            dose_reference=measured["dose_reference"],
+            regions=measured["regions"],
+            size_flags=tuple(measured["flags"]),
             processed_at=datetime.fromisoformat(made["processed_at"]),
         )
 

@@ -168,10 +168,12 @@ def _difference(held: Path, request: Request, header: RawHeader) -> InstanceRefu
     if len(syntaxes) > 1 and not syntaxes <= set(protocol.UNCOMPRESSED):
         return "already held in another transfer syntax"
     had, has = before.pixels, header.pixels
+    came = request.data_set, request.transfer_syntax_uid, 0
+    same = same_values((content, meta.transfer_syntax_uid, meta.data_set_at), came)
     if had and has and memoryview(content)[had] == memoryview(request.data_set)[has]:
-        came = request.data_set, request.transfer_syntax_uid, 0
-        same = same_values((content, meta.transfer_syntax_uid, meta.data_set_at), came)
         return "" if same else "already held with another header"
+    if same and not had and not has:  # a report, which the scanner sends and the archive, each in its way
+        return ""
     return InstanceRefused("already held with other content", protocol.OTHER_CONTENT)
 
 

@@ -59,11 +59,15 @@ def fetch_dose_reports(
     """Bring the dose reports of a study; `keep` files each (`Filing.file`) before the source is told.
 
     Returns how many were kept. Series of modality SR are asked for, of which only Radiation Dose SRs are
-    negotiated: the source cannot send any other. What `keep` refuses with a DicomnodeError is answered A700.
-    Raises PeerUnreachable, PeerRefused, PeerBusy.
+    negotiated: the source cannot send any other, and ends the C-GET of a series of those with a failure,
+    which keeps no other series back. What `keep` refuses with a DicomnodeError is answered A700.
+    Raises PeerUnreachable, PeerRefused; PeerBusy where a report was not kept, or none came and a C-GET
+    failed.
     """
     wanted = dose_report_keys(study_uid)
     kept: list[str] = []
+    lost: list[str] = []
+    failures: list[PeerBusy] = []
 
     def on_store(event: evt.Event) -> int:
         request = _request(event, source)
@@ -71,6 +75,7 @@ def fetch_dose_reports(
             keep(request)
         except DicomnodeError as error:
             _log.warning("%s: a dose report cannot be kept (%s)", source.name, type(error).__name__)
+            lost.append(request.affected_sop_instance_uid)
             return REFUSED_BY_US
         kept.append(request.affected_sop_instance_uid)
         return protocol.SUCCESS
@@ -81,7 +86,14 @@ def fetch_dose_reports(
         named = (str(one.get("SeriesInstanceUID")) for one in answers if one.get("Modality") == "SR")
         series = [uid for uid in named if is_uid(uid)]
         for series_uid in series:
-            _get(association, source, _series_level(study_uid, series_uid))
+            try:
+                _get(association, source, _series_level(study_uid, series_uid))
+            except PeerBusy as failure:
+                failures.append(failure)
+                if not association.is_established:
+                    raise
+    if failures and (lost or not kept):
+        raise failures[0]
     return len(set(kept))
 
 
@@ -180,6 +192,8 @@ def _association(
         yield association
     except ValueError as error:  # pynetdicom: the context that a message needs was not accepted
         raise PeerRefused(f"{source.name}: the peer does not accept Study Root queries") from error
+    except RuntimeError as error:  # pynetdicom: the peer has hung up between two messages
+        raise PeerBusy(f"{source.name}: the peer ended the association before it was asked") from error
     finally:
         if association.is_established:
             association.release()

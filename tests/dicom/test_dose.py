@@ -159,6 +159,35 @@ def test_units_and_odd_values(values: dict[str, object], mas: float | None, flag
     assert exposure.flags == flags
 
 
+@pytest.mark.parametrize("maker", ["GE MEDICAL SYSTEMS", "ELSCINT", "SIEMENS", ""])
+@pytest.mark.parametrize("option", ["HELICAL MODE", "AXIAL MODE", None])
+@pytest.mark.parametrize("exposure", [1800, None])
+def test_the_time_of_a_whole_scan_makes_no_mas(maker: str, option: str | None, exposure: int | None) -> None:
+    """300 mA for 6 s are 1800 mAs of all slices together: no rotation takes that long."""
+    one = header(
+        Manufacturer=maker,
+        ScanOptions=option,
+        XRayTubeCurrent=300,
+        ExposureTime=6000,
+        Exposure=exposure,
+        KVP=120,
+    )
+    assert read_exposure(one).mas is None
+    assert read_dose([one]).source == "none"
+
+
+def test_a_long_rotation_over_a_small_pitch_is_still_one_slices() -> None:
+    gated = header(
+        Manufacturer="Philips",
+        ScanOptions="HELIX",
+        XRayTubeCurrent=100,
+        ExposureTime=8000,
+        SpiralPitchFactor=0.06,
+        Exposure=800,
+    )
+    assert read_exposure(gated).mas == 800
+
+
 def test_rotation_and_pitch_from_private_blocks() -> None:
     data = scan(GE, 150, 1186, 10268, thickness=5, options="HELICAL MODE")
     data.private_block(0x0019, "GEMS_ACQU_01", create=True).add_new(0x27, "DS", "0.8")
@@ -272,6 +301,17 @@ def test_two_scans_in_one_series_are_flagged() -> None:
 @pytest.mark.parametrize(("kvp", "read"), [("120", 120), ("50", None), ("", None), ("0", None)])
 def test_tube_voltage(kvp: str, read: float | None) -> None:
     assert read_dose([siemens(6.4, KVP=kvp)]).kvp == read
+
+
+def test_two_tube_voltages_or_doses_in_one_image_are_none() -> None:
+    """The first of them would be a dose misread by a factor of up to five."""
+    reading = read_dose([siemens(6.4, KVP=["80", "140"])])
+    assert (reading.kvp, reading.flags) == (None, ("KVP_UNREADABLE",))
+    several = siemens(6.4)
+    several["CTDIvol"].value = [6.4, 19.2]
+    reading = read_dose([several])
+    assert "CTDIVOL_UNREADABLE" in reading.flags
+    assert reading.source == "computed-from-mas"
 
 
 # --- real headers ----------------------------------------------------------------------

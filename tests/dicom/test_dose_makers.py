@@ -60,7 +60,10 @@ def travelled(data: Dataset, syntax: str) -> Dataset:
     ("values", "element", "iterative"),
     [
         ({"Manufacturer": SIEMENS, "ConvolutionKernel": ["I70f", "3"]}, None, True),
-        ({"Manufacturer": SIEMENS, "ConvolutionKernel": "Br40d"}, None, True),
+        ({"Manufacturer": SIEMENS, "ConvolutionKernel": "J30s"}, None, True),
+        ({"Manufacturer": SIEMENS, "ConvolutionKernel": ["Br40d", "3"]}, None, True),
+        ({"Manufacturer": SIEMENS, "ConvolutionKernel": ["Qr40f", "2"]}, None, True),
+        ({"Manufacturer": SIEMENS, "ConvolutionKernel": "Br40d"}, None, False),
         ({"Manufacturer": SIEMENS, "ConvolutionKernel": "B30f"}, None, False),
         ({"Manufacturer": GE, "ConvolutionKernel": "STANDARD"}, None, False),
         ({"Manufacturer": GE}, (0x0053, "GEHC_CT_ADVAPP_001", 0x43, "SH", "40"), True),
@@ -120,6 +123,19 @@ def test_plain_mas_of_a_spiral_is_divided_by_the_pitch(pitch: float) -> None:
     assert exposure.flags == {"EXPOSURE_NOT_PER_PITCH"}
     del data.RevolutionTime
     assert read_exposure(data) == exposure, "ExposureTime is the rotation"
+
+
+@pytest.mark.parametrize("stated", [None, 2400])
+@pytest.mark.parametrize("maker", ["", GE, SIEMENS, "Varian Medical Systems"])
+def test_the_time_of_the_whole_scan_is_no_rotation(maker: str, stated: int | None) -> None:
+    """200 mA for 12 s are 2400 mAs for all slices together: taken for one, a low dose would look normal."""
+    reading = read_dose([scan(maker, 200, 12_000, stated)])
+    assert (reading.mean_mas, reading.mean_ctdivol_mgy, reading.source) == (None, None, "none")
+
+
+def test_a_rotation_over_a_low_pitch_may_take_long() -> None:
+    gated = scan(PHILIPS, 100, 8_000, 800, options="HELIX")
+    assert read_exposure(gated).mas == 800
 
 
 def test_effective_mas_is_left_alone() -> None:

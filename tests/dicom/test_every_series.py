@@ -193,6 +193,8 @@ ODD: dict[str, tuple[Callable[[Dataset], None], dict[str, Any]]] = {
     "chinese": (_name("GB18030", "王^小东"), {}),
     "arabic": (_name("ISO_IR 127", "قباني^لنزار"), {}),
     "utf-8": (_name("ISO_IR 192", "Łódź^Ünal=王^小东"), {}),
+    "utf-8-misspelt": (_name("UTF-8", "Łódź^Ünal=王^小东"), {}),
+    "latin-misspelt": (_name("iso_ir 100", "Müller^Jörg"), {}),
 }
 """What scanners and archives write that this project's own test series do not have."""
 

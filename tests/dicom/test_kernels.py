@@ -14,7 +14,7 @@ from dicomnode.journey.matching import slice_facts
 
 MADE_FOR_EDGES = (
     *("LUNG", "BONEPLUS", "EDGE", "B70f", "B60s", "H70h", ["I70f", "3"], "Bl57d", ["Br64d", "3"]),
-    *("YB", "L", "FC51", "FC30", "B_SHARP_C"),
+    *("YB", "L", "FC51", "FC30", "B_SHARP_C", ["Qr72f", "3"], "ULTRA"),
 )
 OTHERS = (
     *("STANDARD", "SOFT", "DETAIL", "B30f", "B45f", "D45f", "H42s", ["Br40d", "3"], "Qr40", "B", "C", "UB"),

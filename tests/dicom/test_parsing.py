@@ -104,7 +104,7 @@ def test_a_report_of_hundreds_of_exposures_is_within_the_count(tmp_path: Path, s
         assert parse(path.read_bytes(), path.name).elements * 2 < MOST_READS
 
 
-@pytest.mark.parametrize("term", ["rot13", "zip", "idna", "utf-7", "UTF8", "ISO_IR 999"])
+@pytest.mark.parametrize("term", ["rot13", "zip", "idna", "utf-7", "utf-16", "ISO_IR 999", "A" * 40])
 def test_a_character_set_of_python_is_none_of_dicom(tmp_path: Path, term: str) -> None:
     encoded = anatomy.put(one(tmp_path), 0x00080005, b"CS", term.encode())
     with pytest.raises(BrokenInstance, match="character set"):
@@ -122,7 +122,11 @@ def test_a_character_set_of_millions_of_values_costs_nothing(tmp_path: Path, syn
     assert time.process_time() - began < 0.5
 
 
-@pytest.mark.parametrize("term", ["", "ISO_IR 192", "ISO-IR 100", "ISO 2022 IR 6\\ISO 2022 IR 87", "GB18030"])
+FIELD = ["", "ISO_IR 192", "ISO-IR 100", "ISO 2022 IR 6\\ISO 2022 IR 87", "GB18030"]
+MISSPELT = ["UTF-8", "UTF8", "ISO_IR_100", "iso_ir 100", "latin1"]
+
+
+@pytest.mark.parametrize("term", FIELD + MISSPELT)
 def test_character_sets_of_the_field(tmp_path: Path, term: str) -> None:
     parse(anatomy.put(one(tmp_path), 0x00080005, b"CS", term.encode()), "x")
 

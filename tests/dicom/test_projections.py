@@ -30,7 +30,6 @@ OPTIONAL = {
     "NumberofSpectra",
     "SpectrumIndex",
     "PhotonStatistics",
-    "Timestamp",
     "BeamHardeningCorrectionFlag",
     "GainCorrectionFlag",
     "DarkFieldCorrectionFlag",

@@ -11,6 +11,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGLSLossless,
     RLELossless,
 )
 
@@ -89,6 +90,36 @@ def test_transfer_syntaxes_give_the_same_series(tmp_path: Path, syntax, signed) 
     assert np.array_equal(plain.hounsfield, other.hounsfield)
     assert plain.content_digest == other.content_digest
     assert plain.source_digests != other.source_digests
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_negative_values_need_no_sign_in_the_unused_bits(tmp_path: Path, syntax) -> None:
+    """Twelve bits, signed: 0F00 means -256 whether the other four repeat the sign or not (PS3.5 8.1.1)."""
+
+    def without_sign(data: Dataset, index: int) -> None:
+        data.PixelData = (np.frombuffer(data.PixelData, np.uint16) & 0x0FFF).tobytes()
+
+    form = {"signed": True, "bits_stored": 12, "intercept": 0}
+    plain = read_series(make_series(tmp_path / "a" / "s", slices=2, **form))
+    paths = make_series(tmp_path / "b" / "s", slices=2, change=without_sign, transfer_syntax=syntax, **form)
+    other = read_series(paths)
+    assert plain.hounsfield.min() < -500
+    assert np.array_equal(plain.hounsfield, other.hounsfield)
+    assert plain.content_digest == other.content_digest
+    assert np.array_equal(other.stored[0], dcmread(other.source_paths[0]).pixel_array)
+
+
+def test_values_beyond_the_stored_bits_are_refused(tmp_path: Path) -> None:
+    """Some with their sign and some too large: both cannot be what twelve bits say."""
+
+    def too_large(data: Dataset, index: int) -> None:
+        values = np.frombuffer(data.PixelData, np.int16).copy()
+        values[:3] = (-256, 2500, 100)
+        data.PixelData = values.tobytes()
+
+    paths = make_series(tmp_path / "s", slices=2, signed=True, intercept=0, change=too_large)
+    with pytest.raises(errors.BrokenInstance, match="need more bits than BitsStored"):
+        read_series(paths)
 
 
 def test_content_digest_follows_pixels_and_rescale(tmp_path: Path) -> None:
@@ -229,6 +260,10 @@ REFUSED_IN_EVERY_IMAGE = [
     ("not-axial", put(ImageType=["DERIVED", "PRIMARY", "AXIAL", "STD_DEVIATION"])),
     ("not-axial", put(ImageType=["DERIVED", "PRIMARY", "AXIAL", "MPR_CURVED"])),
     ("not-hounsfield", put(ImageType=["DERIVED", "PRIMARY", "AXIAL", "DE MONOENERGETIC"])),
+    *(
+        ("not-hounsfield", put(ImageType=["ORIGINAL", "PRIMARY", "AXIAL", *words]))
+        for words in (["CT_SOM5 SPI", "DE VNC"], ["MONOE70"], ["SPI 55KEV"], ["IODINENOWATER"], ["ZEFF"])
+    ),
     ("unsupported-geometry", put(PixelSpacing=["0", "0"])),
     ("broken-instance", without("PixelData")),
     ("broken-instance", put(PixelData=b"\0" * 100)),
@@ -254,6 +289,35 @@ def test_refused_by_rule(tmp_path: Path, rule: str, change: Change) -> None:
         read_series(paths)
     assert refused.value.rule == rule
     assert len(str(refused.value)) > 20
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(
+    "syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless, JPEGLSLossless, JPEG2000Lossless]
+)
+def test_values_beyond_bits_stored_are_refused_in_every_encoding(
+    tmp_path: Path, syntax: str, signed: bool
+) -> None:
+    """Cut to 12 bits 5000 would be 904, soft tissue for metal; as it is others would read it so."""
+    volume = phantom(2, 64, 64)
+    volume[:, 30:34, 30:34] = -3000 if signed else 5000
+    options = {"signed": signed, "intercept": 0 if signed else -1024, "bits_stored": 16}
+    paths = make_series(tmp_path / "s", volume, transfer_syntax=syntax, **options)
+    assert read_series(paths).slices == 2
+    for path in paths:
+        data = dcmread(path)
+        data.BitsStored, data.HighBit = 12, 11
+        data.save_as(path)
+    with pytest.raises(errors.BrokenInstance, match="more bits than BitsStored"):
+        read_series(paths)
+
+
+@pytest.mark.parametrize(
+    "words", [["CT_SOM5 SPI DUAL M_0.5"], ["HELIX"], ["CT_SOM8 SPI", "MONOCHROME2"], ["ADVNCED"], ["STD"]]
+)
+def test_words_of_makers_that_say_nothing_of_spectra_refuse_nothing(tmp_path: Path, words: list[str]) -> None:
+    change = put(ImageType=["ORIGINAL", "PRIMARY", "AXIAL", *words])
+    assert read_series(make_series(tmp_path / "s", slices=2, change=change)).slices == 2
 
 
 MIXED = [

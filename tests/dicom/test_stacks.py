@@ -53,6 +53,7 @@ def sets(stacks: tuple[Stack, ...]) -> list[set[Path]]:
         ("ReconstructionDiameter", (300.0, 400.0)),
         ("ContrastBolusAgent", ("", "Iohexol")),
         ("TemporalPositionIndex", (1, 2)),
+        ("NominalPercentageOfRespiratoryPhase", (0.0, 50.0)),
         ("FrameOfReferenceUID", ("1.2.3.1", "1.2.3.2")),
     ],
 )
@@ -136,6 +137,10 @@ def test_phases_told_by_numbers_that_go_on(tmp_path: Path) -> None:
     [
         ("ImageType", (["ORIGINAL", "PRIMARY", "AXIAL"], ["DERIVED", "PRIMARY", "AXIAL"])),
         ("TriggerTime", (10, 480)),
+        ("NominalCardiacTriggerDelayTime", (100.0, 450.0)),
+        ("SeriesNumber", (3, 4)),
+        ("SeriesDescription", ("Gated 0%", "Gated 50%")),
+        ("ImageComments", ("0 ms", "450 ms")),
     ],
 )
 def test_what_lies_at_the_same_places_is_told_apart_by_what_it_is(

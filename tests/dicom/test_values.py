@@ -31,3 +31,14 @@ def test_a_sequence_where_text_should_be_is_no_text() -> None:
     assert texts(data, "SoftwareVersions") == ()
     assert text(data, "SoftwareVersions") == ""
     assert number(data, "SoftwareVersions") is None
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("120", 120), ("120,5", 120.5), ("1,200.5", None), ("120k", None), ("80\\140", None), ("80\\80.0", 80)],
+)
+def test_a_number_is_one_number(written: str, read: float | None) -> None:
+    """With a decimal comma too; several that differ are no answer, least of all the first of them."""
+    data = Dataset()
+    data.SoftwareVersions = written
+    assert number(data, "SoftwareVersions") == read

@@ -72,6 +72,18 @@ def test_one_is_enough() -> None:
     assert match(facts(0.25, None), SCHEDULE).fraction == pytest.approx(0.25)
 
 
+@pytest.mark.parametrize("noise", [0.02, 0.1, 0.24, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("overstated", ["", "cut off", "sharp"])
+def test_noise_alone_makes_no_more_strength_than_a_quarter_of_normal_dose(
+    noise: float, overstated: Literal["", "cut off", "sharp"]
+) -> None:
+    start = match(replace(facts(None, noise), overstated=overstated), SCHEDULE)
+    assert start.fraction == pytest.approx(max(noise, 0.25))
+    assert start.step <= SCHEDULE.nearest(0.25 * 2.5e5)
+    assert start.fraction_by_noise == pytest.approx(noise)
+    assert "a quarter of normal dose" in told([start])
+
+
 def test_without_measured_noise_it_is_predicted() -> None:
     start = match(facts(0.25, None), SCHEDULE)
     assert start.noise_hu == pytest.approx(predicted_noise_hu(start.photons, 270.0, 0.7, start.texture))

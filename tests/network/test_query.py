@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset, dcmread
 from pynetdicom import AE, evt
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
+from pynetdicom.sop_class import ComprehensiveSRStorage, StudyRootQueryRetrieveInformationModelFind
 
 from dicomnode.errors import DiskFull, PeerBusy, PeerRefused, PeerUnreachable
+from dicomnode.network import query
 from dicomnode.network.filing import Filing, Request
 from dicomnode.network.query import fetch_dose_reports, series_related_instances
 from dicomnode.network.requestor import Patience
@@ -54,6 +55,53 @@ def test_the_dose_reports_of_a_study_are_brought_and_filed_as_they_are(
     )
     assert again == [False, False], "the same bytes once more"
     assert fetch_dose_reports(archive, "NODE", "1.2.99", filing.file, PATIENCE) == 0
+
+
+@pytest.mark.parametrize("kind", ["dcmqrscp", "Orthanc"])
+def test_reports_of_another_kind_in_the_study_keep_no_dose_report_back(
+    kind: str, tmp_path: Path, program: Callable[[str], str]
+) -> None:
+    """An archive cannot send what was not negotiated, and says so with a failure; ours are among those."""
+    report = make_dose_report(tmp_path / "dose.dcm", "1.2.6", [Irradiation("1.2.3")])
+    findings = [another_report(report, tmp_path / f"{number}.dcm", f"1.2.6.{number}") for number in range(4)]
+    running = running_archive if kind == "dcmqrscp" else running_orthanc
+    with running(program(kind), tmp_path) as source:
+        filled(source, findings[:2])
+        with pytest.raises(PeerBusy):
+            fetch_dose_reports(source, "NODE", "1.2.6", lambda _: None, PATIENCE)
+        filled(source, [report, *findings[2:]])
+        brought: list[str] = []
+        assert (
+            fetch_dose_reports(
+                source,
+                "NODE",
+                "1.2.6",
+                lambda request: brought.append(request.affected_sop_instance_uid),
+                PATIENCE,
+            )
+            == 1
+        )
+    assert brought == [dcmread(report).SOPInstanceUID]
+
+
+def another_report(report: Path, path: Path, uid: str) -> Path:
+    """A Comprehensive SR of the same study, in a series of its own."""
+    data = dcmread(report)
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = ComprehensiveSRStorage
+    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = f"{uid}.1"
+    data.SeriesInstanceUID = uid
+    data.save_as(path)
+    return path
+
+
+def test_a_peer_that_hangs_up_between_two_messages_is_a_matter_of_time(archive: Source) -> None:
+    def ask() -> None:
+        with query._association(archive, "NODE", PATIENCE) as association:
+            association.abort()
+            list(query._find(association, archive, query.count_keys("1.2", "1.3")))
+
+    with pytest.raises(PeerBusy, match="before it was asked"):
+        ask()
 
 
 def test_what_cannot_be_kept_is_not_counted_and_the_archive_is_told(archive: Source, tmp_path: Path) -> None:

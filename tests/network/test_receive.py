@@ -14,9 +14,13 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from dicomnode.errors import InstanceRefused
 from dicomnode.network import part10, protocol
+from dicomnode.network.filing import Filing, Request
+from dicomnode.spool import Spool
 from tests.makers import make_series
 from tests.network.conftest import CALLER, NODE, Node, Sender, data_set_of, filed, wait_until
+from tests.report_makers import Irradiation, make_dose_report
 
 # --- what is filed --------------------------------------------------------------------------------
 
@@ -231,6 +235,34 @@ def test_the_same_content_with_other_lengths_and_vrs_is_the_same(node, tmp_path,
     assert changed != data, "a value in a sequence in a sequence"
     assert Sender(node, syntax).send(again, data=changed).Status == 0x0000
     assert "another header" in node.received[-1].aside
+
+
+@pytest.mark.parametrize("options", [["+ti"], ["+te", "+g"], ["+ti", "-e"]])
+def test_a_dose_report_in_another_encoding_is_held_already(tmp_path, run_dcmtk, options):
+    """The scanner pushes it, and an archive that is asked brings it as it keeps it."""
+    first = make_dose_report(tmp_path / "first.dcm", "1.2.5", [Irradiation("1.2.3", 12.5)])
+    again = tmp_path / "again.dcm"
+    assert run_dcmtk("dcmconv", *options, first, again).returncode == 0
+    spool = Spool(tmp_path / "spool", reserve_bytes=0)
+    filing = Filing(spool)
+    assert filing.file(request_of(first)).new
+    received = filing.file(request_of(again))
+    assert (received.new, received.aside) == (False, "")
+    assert not list(spool.quarantined.iterdir())
+    other = make_dose_report(tmp_path / "other.dcm", "1.2.5", [Irradiation("1.2.3", 99.5)])
+    changed = dcmread(other)
+    changed.SOPInstanceUID = changed.file_meta.MediaStorageSOPInstanceUID = dcmread(first).SOPInstanceUID
+    changed.SeriesInstanceUID = dcmread(first).SeriesInstanceUID
+    changed.save_as(other)
+    with pytest.raises(InstanceRefused, match="other content"):
+        filing.file(request_of(other))
+
+
+def request_of(path: Path) -> Request:
+    meta = part10.read_meta(path)
+    data = path.read_bytes()[meta.data_set_at :]
+    uids = meta.sop_class_uid, meta.sop_instance_uid, meta.sop_class_uid, meta.transfer_syntax_uid
+    return Request(*uids, CALLER, data)
 
 
 def test_other_pixels_in_another_uncompressed_syntax_are_refused(node, series, tmp_path):

@@ -15,6 +15,7 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from dicomnode.errors import DeliveryInterrupted, NetworkError, PeerBusy, PeerRefused, PeerUnreachable
+from dicomnode.network.header import same_values
 from dicomnode.network.implicit import as_implicit
 from dicomnode.network.part10 import read_meta
 from dicomnode.network.requestor import Patience
@@ -102,6 +103,38 @@ def test_a_peer_that_knows_no_explicit_vr_gets_the_same_objects_without(series, 
         assert came == sent
     encoded = [as_implicit(data_set_of(paths[0]), "x") for _ in range(2)]
     assert encoded[0] == encoded[1]
+
+
+@pytest.mark.parametrize(
+    ("character_set", "name"),
+    [
+        ("ISO_IR 192", b"M\xfcller^J"),
+        (["", "ISO 2022 IR 87"], b"A^B=\x1b$B;3"),
+        (None, b"M\xfcller^J"),
+        ("GB18030", b"\xcd\xf5^\xff"),
+    ],
+)
+@pytest.mark.parametrize("options", [["+e"], ["-e"]])
+def test_without_vrs_every_value_is_the_same_bytes(tmp_path, run_dcmtk, character_set, name, options):
+    """Also a name that its character set cannot read: another one would be another patient's."""
+
+    def enrich(data: Dataset, index: int) -> None:
+        inner, outer = Dataset(), Dataset()
+        inner.CodeMeaning, inner.PixelPaddingValue = "AAAAAAAAAA", 7
+        outer.PurposeOfReferenceCodeSequence = [inner, inner]
+        data.SourceImageSequence, data.ReferencedImageSequence = [outer, outer], []
+        data.PatientName, data.PixelSpacing = "AAAAAAAAAA", ["0.7500000", "0.7500000"]
+        data.AccessionNumber = None
+        if character_set is not None:
+            data.SpecificCharacterSet = character_set
+
+    first, path = make_series(tmp_path / "s", slices=1, change=enrich)[0], tmp_path / "lengths.dcm"
+    assert run_dcmtk("dcmconv", "+te", *options, first, path).returncode == 0
+    path.write_bytes(path.read_bytes().replace(b"AAAAAAAAAA", name.ljust(10)))
+    explicit = data_set_of(path)
+    implicit = as_implicit(explicit, "x")
+    assert implicit.count(name) == 5
+    assert same_values((explicit, ExplicitVRLittleEndian, 0), (implicit, ImplicitVRLittleEndian, 0))
 
 
 def test_both_uncompressed_syntaxes_accepted_the_bytes_go_as_they_are(start_peer, series):
