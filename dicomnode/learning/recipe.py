@@ -52,8 +52,18 @@ class Stage(_Section):
     objects: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
+class RawStage(Stage):
+    """SPDiff on measured projections, and the photons a reference ray that it is trained for."""
+
+    photons: tuple[float, float] = (5.0e3, 3.0e5)
+
+
 class Recipe(_Section):
-    """Everything `dicomnode train` needs; `card` goes into the model card as it stands."""
+    """Everything `dicomnode train` needs; `card` goes into the model card as it stands.
+
+    Without `raw` the model has no raw mode. `raw_passes`: predictions from the measured dose to normal dose;
+    by default one a step of the schedule, as published.
+    """
 
     model_id: str
     version: str
@@ -61,6 +71,8 @@ class Recipe(_Section):
     corpus: Corpus
     projection: Stage
     image: Stage
+    raw: RawStage | None = None
+    raw_passes: Annotated[int, Field(ge=1)] | None = None
     projection_passes: int = 2
     image_passes: int = 1
     refill: Literal["mean", "drawn"] = "mean"

@@ -1,4 +1,7 @@
-"""`dicomnode train`: corpus, SPDiff, its proposals, DGDiff, model folder. Stops and goes on at any point."""
+"""`dicomnode train`: corpus, networks, model folder. Stops and goes on at any point.
+
+SPDiff on measured projections (`raw`, where the recipe asks for it), SPDiff, its proposals, DGDiff.
+"""
 
 import argparse
 import json
@@ -13,11 +16,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from dicomnode.engines.need import dgdiff, spdiff
+from dicomnode.engines.need import dgdiff, raw, spdiff
 from dicomnode.engines.start_step import PhotonSchedule
 from dicomnode.engines.unet import UNet, UNetShape, placed
 from dicomnode.learning import draw
 from dicomnode.learning.corpus import PackedExample, build, load_example
+from dicomnode.learning.counts import raw_batch
 from dicomnode.learning.publish import publish
 from dicomnode.learning.recipe import Recipe, Stage, load_recipe
 from dicomnode.physics.geometry import WATER_ATTENUATION_PER_MM, ParallelBeam
@@ -25,7 +29,7 @@ from dicomnode.physics.projection import filtered_backprojection
 
 CHECKPOINT_SECONDS = 60.0
 WARM_UP_STEPS = 200
-STAGES = ("corpus", "projection", "priors", "image", "publish")
+STAGES = ("corpus", "raw", "projection", "priors", "image", "publish")
 
 Draw = Callable[[np.random.Generator], draw.Batch]
 
@@ -85,6 +89,8 @@ class Session:
             paths = build(self.recipe.corpus, self.folder / "corpus", self.recipe.seed, self.console)
             self.examples = tuple(load_example(path) for path in paths)
             return True
+        if stage == "raw":
+            return self._fit_raw()
         if stage == "projection":
             return self._fit(
                 stage,
@@ -103,6 +109,14 @@ class Session:
         folder = publish(self.recipe, self.folder, models)
         self.console.print(f"model written to [bold]{folder}[/]")
         return True
+
+    def _fit_raw(self) -> bool:
+        stage = self.recipe.raw
+        if stage is None:
+            return True
+        corpus = self.recipe.corpus
+        beam = ParallelBeam(512, corpus.views, corpus.detectors, corpus.pitch_px)
+        return self._fit("raw", stage, lambda rng: raw_batch(self.examples, beam, stage, rng))
 
     def _fit(self, name: str, stage: Stage, draw_batch: Draw) -> bool:
         trainer = Trainer(name, stage, self.folder, self.device, self.recipe.seed)
@@ -248,5 +262,7 @@ def load_ema(path: Path, device: torch.device) -> UNet:
 
 
 def _interface(name: str) -> tuple[int, int]:
+    if name == "raw":
+        return raw.CHANNELS, raw.CONDITIONS
     module = spdiff if name == "projection" else dgdiff
     return module.CHANNELS, module.CONDITIONS
