@@ -24,13 +24,12 @@ from torch import Tensor
 from dicomnode.engines.bounds import bounded, slow_part
 from dicomnode.engines.enhance import HIGHEST_HU, Clock, Observer, neighbours_of, tell_station
 from dicomnode.engines.need.engine import NeedEngine
+from dicomnode.engines.need.raw import FAINTEST_QUANTA
 from dicomnode.engines.start_step import LEAST_FRACTION, StartStep
 from dicomnode.physics.noise import measure_added_noise
 from dicomnode.physics.photons import NORMAL_DOSE_PHOTONS
 
 RAY_STATIONS = ("clean", "reconstruct", "refine")
-FAINTEST_QUANTA = 0.1
-"""What a ray is taken to have let through at least, so that it has a logarithm."""
 
 Rays = NDArray[np.float32]
 

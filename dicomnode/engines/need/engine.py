@@ -9,10 +9,18 @@ from torch import Tensor
 from dicomnode.engines.model_card import ModelCard, RawMode
 from dicomnode.engines.need import dgdiff, raw, spdiff
 from dicomnode.engines.need.poisson import ShiftedPoisson
-from dicomnode.engines.start_step import PhotonSchedule, SliceFacts, StartStep, match
+from dicomnode.engines.start_step import (
+    LEAST_FRACTION,
+    TYPICAL_TEXTURE,
+    PhotonSchedule,
+    SliceFacts,
+    StartStep,
+    match,
+)
 from dicomnode.engines.unet import UNet
 from dicomnode.errors import NoRawMode
 from dicomnode.physics.geometry import ParallelBeam
+from dicomnode.physics.photons import NORMAL_DOSE_PHOTONS
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +53,24 @@ class NeedEngine:
         What lies outside the limits of the card is told to the networks as the nearest they know.
         """
         return self.within_limits(match(facts, self.schedule), facts.pixel_mm)
+
+    def match_photons(self, photons: float, facts: SliceFacts) -> StartStep:
+        """The start step of measured projections, whose photons per reference ray are known.
+
+        k* goes by incident photons alone (NEED 1.6): the size of the patient is in the rays already.
+        """
+        fraction = min(max(photons / NORMAL_DOSE_PHOTONS, LEAST_FRACTION), 1.0)
+        return StartStep(
+            step=self.process.schedule.nearest(photons),
+            photons=photons,
+            fraction=fraction,
+            noise_hu=facts.noise_hu or self.card.limits.noise_hu[1],
+            texture=TYPICAL_TEXTURE if facts.texture is None else facts.texture,
+            decided_by="tags",
+            log_ratio=None,
+            verdict="tags alone",
+            fraction_by_tags=fraction,
+        )
 
     def within_limits(self, start: StartStep, pixel_mm: float) -> StartStep:
         """The start step as the image network is told it, and what it was not trained for."""
@@ -114,7 +140,7 @@ class NeedEngine:
             return transmissions
         rng = rng if mode.refill == "drawn" else None
         cleaned = raw.clean(self.raw, self.process, transmissions, photons, rng, share, mode.passes)
-        return raw.conserved(transmissions, cleaned)
+        return raw.conserved(transmissions, cleaned, share * photons)
 
     @torch.inference_mode()
     def refine(

@@ -25,6 +25,11 @@ CONTEXT = 3
 CHANNELS, CONDITIONS = 2 * CONTEXT, 1
 OPAQUE = 1e-6
 """Least transmission a logarithm is taken of: 14 attenuation lengths, which no ray comes through."""
+FAINTEST_QUANTA = 0.1
+"""What a ray is taken to have let through at least, so that it has a logarithm and a share."""
+NOISE_AT_MOST = 6.0
+"""Deviations; in stabilised units that of the noise is 1."""
+LEAST_HEARD = 0.05
 SLICES_AT_ONCE = 4
 
 
@@ -107,16 +112,21 @@ def clean(
     return predict(network, y, share * levels[-1]).clamp(0.0, 1.0)
 
 
-def conserved(measured: Tensor, cleaned: Tensor, sigma: float = 8.0) -> Tensor:
+def conserved(measured: Tensor, cleaned: Tensor, quanta: Photons, sigma: float = 8.0) -> Tensor:
     """The cleaned rays, scaled so that every neighbourhood keeps the photons that were counted in it.
 
-    [slice, view, bin]; a neighbourhood is a Gaussian of deviation `sigma` views and bins. Counts are an
-    unbiased measurement at every dose, their logarithm is not: so no network and no shift that stayed can
-    move the mean of a tissue, and what is left of the noise is that of some 800 rays together.
+    [slice, view, bin], with `quanta` incident on each ray; a neighbourhood is a Gaussian of deviation `sigma`
+    views and bins. Counts are an unbiased measurement at every dose, their logarithm is not: so no network
+    and no shift that stayed can move the mean of a tissue by much, and what is left of the noise is that of
+    some 800 rays together. What is averaged is the measured share of the cleaned, or bright rays would speak
+    for the dark ones beside them; rays that differ by more than noise does, at edges, do not speak.
     """
-    expected = _smooth(cleaned, sigma).clamp(min=OPAQUE)
-    ratio = _smooth(measured, sigma) / expected
-    return cleaned * ratio.clamp(0.5, 2.0)
+    away = stabilised(measured, quanta) - stabilised(cleaned, quanta)
+    heard = (away.abs() < NOISE_AT_MOST).to(measured)
+    share = measured / cleaned.clamp(min=OPAQUE).maximum(FAINTEST_QUANTA / torch.as_tensor(quanta))
+    total = _smooth(heard, sigma)
+    ratio = _smooth(heard * share, sigma) / total.clamp(min=OPAQUE)
+    return torch.where(total > LEAST_HEARD, cleaned * ratio.clamp(0.5, 2.0), cleaned)
 
 
 def _smooth(rays: Tensor, sigma: float) -> Tensor:
