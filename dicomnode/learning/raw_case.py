@@ -14,16 +14,13 @@ from dicomnode.engines.enhance_rays import MeasuredRays, line_integrals
 from dicomnode.physics.geometry import ParallelBeam
 from dicomnode.physics.measured import from_parallel
 from dicomnode.physics.photons import NORMAL_DOSE_PHOTONS, photons_per_bin
-from dicomnode.physics.simulation import Kernel, Window, counted, expected_transmission
+from dicomnode.physics.simulation import STANDARD, Window, counted, expected_transmission
 
 DOSES = (0.5, 0.25, 0.125, 0.1, 0.05)
 """Dose fractions of the published tables (NEED 1.1)."""
 
 SCANNER = ParallelBeam(512, 984, 928, 0.8, start_rad=0.0009)
 """For 512 pixels: 984 views over half a turn and 1.25 bins a pixel; a corpus has 720 views and 1."""
-
-STANDARD = Kernel(cutoff_per_px=0.5, power=1.0)
-"""The kernel of the images: a ramp that falls off as a cosine towards the finest detail a pixel holds."""
 
 
 @dataclass(frozen=True, eq=False)

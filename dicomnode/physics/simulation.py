@@ -73,6 +73,10 @@ class Kernel:
         return inside * roll_off * (1.0 + self.boost * hump + self.lift * coarse)
 
 
+STANDARD = Kernel(cutoff_per_px=0.5, power=1.0)
+"""The kernel of images made from measured rays: a ramp that ends as a cosine at the finest of a pixel."""
+
+
 def log_variance(attenuation: Tensor, photons: float, missing_from: float | None = None) -> Tensor:
     """Variance of a post-log ray measured with `photons` incident quanta, any shape.
 
