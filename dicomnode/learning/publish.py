@@ -50,6 +50,7 @@ def _raw_mode(recipe: Recipe, run: Path, folder: Path) -> RawMode | None:
         network=network,
         schedule=_schedule(EXTENDED),
         passes=recipe.raw_passes,
+        refill=recipe.raw_refill,
         photons=recipe.raw.photons,
     )
 

@@ -62,7 +62,7 @@ class Recipe(_Section):
     """Everything `dicomnode train` needs; `card` goes into the model card as it stands.
 
     Without `raw` the model has no raw mode. `raw_passes`: predictions from the measured dose to normal dose;
-    by default one a step of the schedule, as published.
+    by default one a step of the schedule, as published, with photons drawn between them (`raw_refill`).
     """
 
     model_id: str
@@ -73,6 +73,7 @@ class Recipe(_Section):
     image: Stage
     raw: RawStage | None = None
     raw_passes: Annotated[int, Field(ge=1)] | None = None
+    raw_refill: Literal["mean", "drawn"] = "drawn"
     projection_passes: int = 2
     image_passes: int = 1
     refill: Literal["mean", "drawn"] = "mean"

@@ -60,6 +60,13 @@ def test_neighbours_count_and_take_part_in_the_walk() -> None:
     assert not torch.allclose(one[1], two[1])
 
 
+def test_the_stack_is_cleaned_alike_in_one_piece_and_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, stack = network(random=True), PROCESS.forward(torch.full((7, 16, 16), 0.1), 9, rng())
+    whole = raw.predict(made, stack, 2.5e4)
+    monkeypatch.setattr(raw, "SLICES_AT_ONCE", 2)
+    assert torch.allclose(raw.predict(made, stack, 2.5e4), whole, atol=1e-6)
+
+
 def test_normal_dose_comes_back_as_it_is() -> None:
     measured = torch.rand(2, 8, 8, generator=rng())
     assert torch.equal(raw.clean(network(random=True), PROCESS, measured, 3e5), measured)

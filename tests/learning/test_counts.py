@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from dicomnode.engines.catalog import load_engine
 from dicomnode.engines.need import raw
@@ -15,7 +16,7 @@ from dicomnode.learning.corpus import ARRAYS, PackedExample
 from dicomnode.learning.draw import Batch
 from dicomnode.learning.publish import publish
 from dicomnode.learning.recipe import Corpus, RawStage, Recipe, Stage
-from dicomnode.learning.train import Trainer
+from dicomnode.learning.train import STAGES, Session, Trainer
 from dicomnode.physics.geometry import ParallelBeam
 from dicomnode.physics.photons import photons_per_bin
 
@@ -94,10 +95,35 @@ def test_a_model_has_a_raw_mode_if_its_recipe_has_one(tmp_path: Path) -> None:
     without = load_engine(tmp_path / "models", "without", "cpu")
     with pytest.raises(NoRawMode, match="without has no raw mode"):
         without.clean_counts(torch.ones(1, 8, 8), 2.5e4)
-    both = recipe.model_copy(update={"model_id": "both", "raw": STAGE, "raw_passes": 2})
+    both = recipe.model_copy(update={"model_id": "both", "raw": STAGE, "raw_passes": 2, "raw_refill": "mean"})
     publish(both, tmp_path, tmp_path / "models")
     engine = load_engine(tmp_path / "models", "both", "cpu")
     assert np.allclose(engine.process.schedule.photons, EXTENDED.photons)
     assert engine.card.raw is not None
-    assert (engine.card.raw.passes, engine.card.raw.photons) == (2, STAGE.photons)
+    mode = engine.card.raw
+    assert (mode.passes, mode.refill, mode.photons) == (2, "mean", STAGE.photons)
     assert engine.weights_digest != without.weights_digest
+
+
+def test_the_stage_is_trained_and_goes_on_where_it_stopped_and_is_passed_by_without_one(
+    tmp_path: Path,
+) -> None:
+    recipe = Recipe(
+        model_id="x", version="0", corpus=Corpus(sources=(), views=90, detectors=140),
+        projection=TINY, image=TINY, raw=STAGE,
+    )  # fmt: skip
+
+    def session(recipe: Recipe, folder: Path, deadline: float = float("inf")) -> Session:
+        folder.mkdir(exist_ok=True)
+        torch.manual_seed(0)
+        return Session(recipe, folder, torch.device("cpu"), deadline, Console(quiet=True), (example(),))
+
+    assert STAGES.index("raw") < STAGES.index("publish")
+    assert session(recipe, tmp_path / "whole").do("raw", tmp_path)
+    assert not session(recipe, tmp_path / "broken", deadline=0.0).do("raw", tmp_path)
+    assert session(recipe, tmp_path / "broken").do("raw", tmp_path)
+    whole, broken = (torch.load(tmp_path / run / "raw.pt")["ema"] for run in ("whole", "broken"))
+    assert all(torch.allclose(whole[name], broken[name], atol=1e-6) for name in whole)
+    without = session(recipe.model_copy(update={"raw": None}), tmp_path / "without")
+    assert without.do("raw", tmp_path)
+    assert not (tmp_path / "without" / "raw.pt").exists()

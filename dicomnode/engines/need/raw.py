@@ -71,14 +71,16 @@ def noise_of(states: Tensor, clean: Tensor, photons: Photons) -> Tensor:
 def predict(network: UNet, states: Tensor, photons: Photons) -> Tensor:
     """yhat_0 of a stack of states, [slice, view, bin]. `photons` of a ray: a number or of the same shape."""
     counts = torch.as_tensor(photons, dtype=states.dtype, device=states.device).expand(states.shape)
-    windows, levels = with_neighbours(states), with_neighbours(counts)
     answers = []
     for first in range(0, len(states), SLICES_AT_ONCE):
         some = slice(first, first + SLICES_AT_ONCE)
+        around = slice(max(first - 1, 0), first + SLICES_AT_ONCE + 1)
+        middle = slice(first - around.start, first - around.start + SLICES_AT_ONCE)
+        windows, levels = (with_neighbours(one[around])[middle] for one in (states, counts))
         typical = [float(level.median()) for level in counts[some]]
         with torch.autocast(states.device.type, torch.bfloat16, enabled=bf16_pays(states.device)):
             steer = condition_tensor([conditions(level) for level in typical], states)
-            noise: Tensor = network(inputs(windows[some], levels[some]), steer)
+            noise: Tensor = network(inputs(windows, levels), steer)
         z = stabilised(states[some], counts[some]) - noise.float()[:, 0]
         answers.append(transmission(z, counts[some]))
     return torch.cat(answers)
