@@ -41,6 +41,11 @@ def bounded(low_dose: Tensor, proposed: Tensor, pixel_mm: float, cap: float = CA
     return low_dose + correction[:, 0]
 
 
+def slow_part(hounsfield: Tensor, pixel_mm: float) -> Tensor:
+    """What is left of slices [slice, row, column] when all that is smaller than a tissue is averaged out."""
+    return _gaussian(hounsfield[:, None], MEAN_SIGMA_MM / pixel_mm)[:, 0]
+
+
 def _odd(width_px: float) -> int:
     return max(3, round(width_px) // 2 * 2 + 1)
 

@@ -23,8 +23,9 @@ def load_engine(
     place = chosen_device(device)
     if threads:
         torch.set_num_threads(threads)
-    networks = [placed(_network(folder, part), place) for part in (card.projection, card.image)]
-    return NeedEngine(card, networks[0], networks[1], place)
+    projection, image = (placed(_network(folder, part), place) for part in (card.projection, card.image))
+    raw = placed(_network(folder, card.raw.network), place) if card.raw else None
+    return NeedEngine(card, projection, image, place, raw)
 
 
 def chosen_device(name: str) -> torch.device:

@@ -55,15 +55,15 @@ def enhance(
     for first in range(start, stop, batch):
         finished = min(first + batch, stop)
         low_dose = torch.from_numpy(hounsfield[first:finished]).to(engine.device)
-        neighbours = torch.from_numpy(_neighbours(hounsfield, first, finished)).to(engine.device)
+        neighbours = torch.from_numpy(neighbours_of(hounsfield, first, finished)).to(engine.device)
         here = starts[first:finished]
-        clock = _Clock(seconds, partial(_tell, on_slice, finished - start, stop - start), engine.device)
+        clock = Clock(seconds, partial(tell_station, on_slice, finished - start, stop - start), engine.device)
         result = _enhance_batch(engine, low_dose, neighbours, pixel_mm, here, rng, clock)
         done.append(result.cpu().numpy())
     return Enhanced(np.concatenate(done) if done else hounsfield[part].copy(), seconds)
 
 
-def _neighbours(hounsfield: NDArray[np.float32], first: int, last: int) -> NDArray[np.float32]:
+def neighbours_of(hounsfield: NDArray[np.float32], first: int, last: int) -> NDArray[np.float32]:
     """The slices below and above each from `first` to before `last`, [slice, 2, row, column]."""
     at = np.arange(first, last)
     beside = np.stack([np.maximum(at - 1, 0), np.minimum(at + 1, len(hounsfield) - 1)], axis=1)
@@ -71,7 +71,7 @@ def _neighbours(hounsfield: NDArray[np.float32], first: int, last: int) -> NDArr
     return found
 
 
-def _tell(on_slice: Observer | None, done: int, total: int, station: str) -> None:
+def tell_station(on_slice: Observer | None, done: int, total: int, station: str) -> None:
     if on_slice:
         on_slice(station, done, total)
 
@@ -83,7 +83,7 @@ def _enhance_batch(
     pixel_mm: float,
     starts: Sequence[StartStep],
     rng: torch.Generator,
-    clock: "_Clock",
+    clock: "Clock",
 ) -> torch.Tensor:
     x = low_dose.clamp(-1000.0, HIGHEST_HU)
     if all(start.step == 0 for start in starts):
@@ -115,7 +115,7 @@ def _squared(attenuation: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pad(attenuation, (0, side - columns, 0, side - rows)).contiguous()
 
 
-class _Clock:
+class Clock:
     """Adds the time since the last lap to a station and tells the observer."""
 
     def __init__(

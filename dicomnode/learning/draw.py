@@ -76,11 +76,11 @@ def projection_batch(examples: Sequence[PackedExample], stage: Stage, rng: np.ra
     for _ in range(stage.batch):
         example = examples[int(rng.integers(len(examples)))]
         mix = draw_mix(stage, rng)
-        where = _window(example.arrays["sinogram"].shape, stage.patch_px, rng)
+        where = window(example.arrays["sinogram"].shape, stage.patch_px, rng)
         clean = example.crop("sinogram", where)
         kept, removed = _ordered(example.crop("noise_sinogram", where), mix)
         state = state_of(example, mix, rng)
-        noisy, target = _turned([clean + kept + removed, removed], rng, transpose=False)
+        noisy, target = turned([clean + kept + removed, removed], rng, transpose=False)
         sinograms.append(noisy)
         targets.append(target)
         scales.append(spdiff.sinogram_noise(state.noise_hu, example.pixel_mm))
@@ -100,14 +100,14 @@ def image_batch(
         alone = prior is None or rng.random() < stage.prior_dropout
         example = examples[int(rng.integers(len(examples))) if prior is None or alone else prior.example]
         mix = draw_mix(stage, rng) if prior is None or alone else prior.mix
-        where = _window(example.arrays["slice_hu"].shape, stage.patch_px, rng)
+        where = window(example.arrays["slice_hu"].shape, stage.patch_px, rng)
         kept, removed = _ordered(example.crop("noise", where), mix)
         proposal = np.zeros_like(removed) if prior is None or alone else prior.crop(where)
         objects = _objects(stage, rng)
         clean = example.crop("slice_hu", where) + objects
         noisy = clean + kept + removed
         beside = _beside(example, where, mix, noisy, noisy - clean, objects, rng)
-        noisy, proposal, target, *beside = _turned([noisy, proposal, removed, *beside], rng, transpose=True)
+        noisy, proposal, target, *beside = turned([noisy, proposal, removed, *beside], rng, transpose=True)
         state = state_of(example, mix, rng)
         states.append(noisy)
         proposals.append(noisy + proposal)
@@ -126,10 +126,10 @@ def crop_pair(
     example: PackedExample, mix: Mix, stage: Stage, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """A crop with all noise of a mix, and the same without, HU; turned alike, with objects where asked."""
-    where = _window(example.arrays["slice_hu"].shape, stage.patch_px, rng)
+    where = window(example.arrays["slice_hu"].shape, stage.patch_px, rng)
     kept, removed = _ordered(example.crop("noise", where), mix)
     clean = example.crop("slice_hu", where) + _objects(stage, rng)
-    noisy, clean = _turned([clean + kept + removed, clean], rng, transpose=True)
+    noisy, clean = turned([clean + kept + removed, clean], rng, transpose=True)
     return noisy, clean
 
 
@@ -204,12 +204,13 @@ def _ordered(draws: NDArray[np.float32], mix: Mix) -> tuple[NDArray[np.float32],
     return first * mix.kept_hu, second * mix.removed_hu
 
 
-def _window(shape: tuple[int, ...], patch_px: int, rng: np.random.Generator) -> tuple[slice, slice]:
+def window(shape: tuple[int, ...], patch_px: int, rng: np.random.Generator) -> tuple[slice, slice]:
+    """A square of `patch_px` at a random place of an array [..., y, x]."""
     tops = [int(rng.integers(0, max(1, side - patch_px + 1))) for side in shape[-2:]]
     return slice(tops[0], tops[0] + patch_px), slice(tops[1], tops[1] + patch_px)
 
 
-def _turned(
+def turned(
     arrays: list[NDArray[np.float32]], rng: np.random.Generator, *, transpose: bool
 ) -> list[NDArray[np.float32]]:
     """The same flips (and transposition) for all: eight views of a slice, four of a sinogram."""

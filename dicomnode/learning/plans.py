@@ -6,19 +6,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dicomnode.engines.need import dgdiff, spdiff
+from dicomnode.engines.need import dgdiff, raw, spdiff
 from dicomnode.engines.start_step import PhotonSchedule
 from dicomnode.engines.unet import UNet, UNetShape
 from dicomnode.learning import baselines, draw
+from dicomnode.learning.counts import raw_batch
 from dicomnode.learning.publish import publish
-from dicomnode.learning.recipe import AnyRecipe, BaselineRecipe, Recipe
+from dicomnode.learning.recipe import AnyRecipe, BaselineRecipe, RawStage, Recipe
 from dicomnode.learning.session import Session
 from dicomnode.learning.trainer import Task, load_ema
 from dicomnode.physics.geometry import WATER_ATTENUATION_PER_MM, ParallelBeam
 from dicomnode.physics.projection import filtered_backprojection
 
 Plan = dict[str, Callable[[], bool]]
-STAGES = ("corpus", "projection", "priors", "image", "publish")
+STAGES = ("corpus", "raw", "projection", "priors", "image", "publish")
 """Of any plan."""
 
 
@@ -39,9 +40,10 @@ def _baseline(recipe: BaselineRecipe, session: Session) -> Plan:
 
 
 def _need(recipe: Recipe, session: Session, models: Path) -> Plan:
-    """SPDiff, its proposals, DGDiff that learns from them, model folder."""
+    """SPDiff on counts where asked for, SPDiff, its proposals, DGDiff that learns from them, model folder."""
     return {
         "corpus": lambda: session.gather(recipe.corpus),
+        "raw": lambda: recipe.raw is None or session.fit(raw_task(recipe, recipe.raw, session)),
         "projection": lambda: session.fit(spdiff_task(recipe, session)),
         "priors": lambda: _propose(recipe, session),
         "image": lambda: session.fit(dgdiff_task(recipe, session)),
@@ -52,6 +54,14 @@ def _need(recipe: Recipe, session: Session, models: Path) -> Plan:
 def _written(session: Session, folder: Path) -> bool:
     session.console.print(f"model written to [bold]{folder}[/]")
     return True
+
+
+def raw_task(recipe: Recipe, stage: RawStage, session: Session) -> Task:
+    """SPDiff on the counts of measured projections."""
+    corpus, examples = recipe.corpus, session.examples
+    beam = ParallelBeam(512, corpus.views, corpus.detectors, corpus.pitch_px)
+    shape = UNetShape(raw.CHANNELS, stage.widths, raw.CONDITIONS)
+    return Task("raw", stage, shape, lambda rng: raw_batch(examples, beam, stage, rng))
 
 
 def spdiff_task(recipe: Recipe, session: Session) -> Task:

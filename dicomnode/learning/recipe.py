@@ -71,6 +71,12 @@ class Stage(_Section):
     objects: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
+class RawStage(Stage):
+    """SPDiff on measured projections, and the photons a reference ray that it is trained for."""
+
+    photons: tuple[float, float] = (5.0e3, 3.0e5)
+
+
 class _Common(_Section):
     model_id: str
     version: str
@@ -80,10 +86,17 @@ class _Common(_Section):
 
 
 class Recipe(_Common):
-    """Both networks of NEED in image mode; `card` goes into the model card as it stands."""
+    """The networks of NEED; `card` goes into the model card as it stands.
+
+    Without `raw` the model has no raw mode. `raw_passes`: predictions from the measured dose to normal dose;
+    by default one a step of the schedule, as published, with photons drawn between them (`raw_refill`).
+    """
 
     engine: Literal["need"] = "need"
     projection: Stage
+    raw: RawStage | None = None
+    raw_passes: Annotated[int, Field(ge=1)] | None = None
+    raw_refill: Literal["mean", "drawn"] = "drawn"
     projection_passes: int = 2
     image_passes: int = 1
     refill: Literal["mean", "drawn"] = "mean"

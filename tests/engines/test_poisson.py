@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dicomnode.engines.need.poisson import ShiftedPoisson
+from dicomnode.engines.need.poisson import EXTENDED, PUBLISHED, ShiftedPoisson
 from dicomnode.engines.start_step import PhotonSchedule
 
 PROCESS = ShiftedPoisson(PhotonSchedule())
@@ -103,3 +103,23 @@ def test_the_same_seed_gives_the_same_transmission() -> None:
 @pytest.mark.parametrize(("dose", "step"), [(1.0, 0), (0.5, 1), (0.25, 3), (0.125, 7), (0.1, 9), (0.05, 9)])
 def test_doses_start_where_the_paper_starts_them(dose: float, step: int) -> None:
     assert PROCESS.schedule.nearest(dose * 2.5e5) == step
+
+
+@pytest.mark.parametrize(("dose", "step"), [(1.0, 0), (0.5, 1), (0.25, 3), (0.125, 7), (0.1, 9), (0.05, 19)])
+def test_the_extended_schedule_goes_on_below_a_tenth_of_the_dose(dose: float, step: int) -> None:
+    assert EXTENDED.photons[:10] == pytest.approx(PUBLISHED.photons)
+    assert EXTENDED.nearest(dose * 2.5e5) == step
+    assert EXTENDED.photons[19] == pytest.approx(0.05 * 2.5e5, rel=0.01)
+
+
+def test_rays_with_photons_of_their_own_have_the_marginals_of_their_own_level() -> None:
+    """A bow-tie: the first ray has a third of the photons of the second, before and after the refill."""
+    share, clean = torch.tensor([1 / 3, 1.0]), torch.tensor([0.02, 0.2]).expand(RAYS, 2)
+    draw = rng(11)
+    state = PROCESS.counted(clean, share * 12_500.0, draw)
+    refilled = PROCESS.refilled(state, clean, share * 12_500.0, share * 40_000.0, draw)
+    for photons, counts in ((12_500.0, state), (40_000.0, refilled)):
+        rate = photons * share * clean[0] + PROCESS.electronic_variance
+        found = (counts * share * photons).double()
+        assert torch.allclose(found.mean(dim=0).float(), rate, rtol=4 * float((1 / RAYS / rate.min()) ** 0.5))
+        assert torch.allclose(found.var(dim=0).float(), rate, rtol=0.02)
