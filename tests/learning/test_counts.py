@@ -14,9 +14,11 @@ from dicomnode.errors import NoRawMode
 from dicomnode.learning import counts
 from dicomnode.learning.corpus import ARRAYS, PackedExample
 from dicomnode.learning.draw import Batch
+from dicomnode.learning.plans import STAGES, dgdiff_task, plan, raw_task, spdiff_task
 from dicomnode.learning.publish import publish
 from dicomnode.learning.recipe import Corpus, RawStage, Recipe, Stage
-from dicomnode.learning.train import STAGES, Session, Trainer
+from dicomnode.learning.session import Session
+from dicomnode.learning.trainer import Trainer
 from dicomnode.physics.geometry import ParallelBeam
 from dicomnode.physics.photons import photons_per_bin
 
@@ -34,6 +36,13 @@ def example() -> PackedExample:
     values["slice_hu"] = np.zeros((512, 512))
     arrays = {name: np.rint(one / 1e-4).astype(np.int16) for name, one in values.items()}
     return PackedExample(arrays, dict.fromkeys(ARRAYS, 1e-4), 0.8, 8.0, 0.4, 2.5e5)
+
+
+def session_in(folder: Path, deadline: float = float("inf")) -> Session:
+    """Of that one example."""
+    session = Session(folder, folder / "corpus", 1, torch.device("cpu"), deadline, Console(quiet=True))
+    session.examples = (example(),)
+    return session
 
 
 def batch(seed: int, stage: RawStage = STAGE) -> Batch:
@@ -88,9 +97,13 @@ def test_half_of_the_crops_are_the_rays_of_the_corpus() -> None:
 def test_a_model_has_a_raw_mode_if_its_recipe_has_one(tmp_path: Path) -> None:
     corpus = Corpus(sources=(), views=60, detectors=140)
     recipe = Recipe(model_id="without", version="0", corpus=corpus, projection=TINY, image=TINY)
-    for name in ("projection", "image", "raw"):
-        stage = STAGE if name == "raw" else TINY
-        Trainer(name, stage, tmp_path, torch.device("cpu"), seed=1)._save()
+    session = session_in(tmp_path)
+    for task in (
+        spdiff_task(recipe, session),
+        dgdiff_task(recipe, session),
+        raw_task(recipe, STAGE, session),
+    ):
+        Trainer(task, tmp_path, session.device, seed=1)._save()
     publish(recipe, tmp_path, tmp_path / "models")
     without = load_engine(tmp_path / "models", "without", "cpu")
     with pytest.raises(NoRawMode, match="without has no raw mode"):
@@ -113,17 +126,15 @@ def test_the_stage_is_trained_and_goes_on_where_it_stopped_and_is_passed_by_with
         projection=TINY, image=TINY, raw=STAGE,
     )  # fmt: skip
 
-    def session(recipe: Recipe, folder: Path, deadline: float = float("inf")) -> Session:
+    def train(recipe: Recipe, folder: Path, deadline: float = float("inf")) -> bool:
         folder.mkdir(exist_ok=True)
-        torch.manual_seed(0)
-        return Session(recipe, folder, torch.device("cpu"), deadline, Console(quiet=True), (example(),))
+        return plan(recipe, session_in(folder, deadline), tmp_path)["raw"]()
 
     assert STAGES.index("raw") < STAGES.index("publish")
-    assert session(recipe, tmp_path / "whole").do("raw", tmp_path)
-    assert not session(recipe, tmp_path / "broken", deadline=0.0).do("raw", tmp_path)
-    assert session(recipe, tmp_path / "broken").do("raw", tmp_path)
+    assert train(recipe, tmp_path / "whole")
+    assert not train(recipe, tmp_path / "broken", deadline=0.0)
+    assert train(recipe, tmp_path / "broken")
     whole, broken = (torch.load(tmp_path / run / "raw.pt")["ema"] for run in ("whole", "broken"))
     assert all(torch.allclose(whole[name], broken[name], atol=1e-6) for name in whole)
-    without = session(recipe.model_copy(update={"raw": None}), tmp_path / "without")
-    assert without.do("raw", tmp_path)
+    assert train(recipe.model_copy(update={"raw": None}), tmp_path / "without")
     assert not (tmp_path / "without" / "raw.pt").exists()
