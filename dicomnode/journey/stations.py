@@ -199,9 +199,11 @@ class Stations:
         seed = int(order.content_digest[:8], 16)
         taken, starts = self._taken(order), _starts(folder)
         result: Enhanced | EnhancedRays
+        outside: set[str] = set()
         if taken.projections is not None:
             rays = measured_rays(taken.projections, starts[0].photons, series)
             result = enhance_rays(self._engine, rays, seed, on_slice)
+            outside = {sentence for start in result.starts for sentence in start.outside}
         else:
             result = enhance(
                 self._engine, series.hounsfield, _pixel_mm(series), starts, seed, on_slice=on_slice
@@ -215,6 +217,7 @@ class Stations:
             "weights_digest": self._engine.weights_digest,
             "configuration_digest": self.configuration_digest,
             "steps": taken.steps(self._engine),
+            "outside": sorted(outside),
             "seed": seed,
             "seconds_by_part": result.seconds,
             "processed_at": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -322,6 +325,7 @@ class Stations:
             verdict_reasons=(
                 *verdict["reasons"],
                 *sorted({sentence for start in starts for sentence in start.outside}),
+                *made.get("outside", ()),
             ),
             dose_decision=_read(folder / "match.json")["told"],
             measured_views=_read(folder / "assemble.json").get("measured_views", 0),

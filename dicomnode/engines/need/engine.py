@@ -60,14 +60,17 @@ class NeedEngine:
         k* goes by incident photons alone (NEED 1.6): the size of the patient is in the rays already.
         """
         fraction = min(max(photons / NORMAL_DOSE_PHOTONS, LEAST_FRACTION), 1.0)
+        step, (low, high) = self.process.schedule.nearest(photons), self._raw_mode.photons
+        outside = f"photons {photons:.3g} are outside what the model was trained for, {low:g} to {high:g}"
         return StartStep(
-            step=self.process.schedule.nearest(photons),
+            step=step,
             photons=photons,
             fraction=fraction,
             noise_hu=facts.noise_hu or self.card.limits.noise_hu[1],
             texture=TYPICAL_TEXTURE if facts.texture is None else facts.texture,
             decided_by="tags",
             log_ratio=None,
+            outside=() if step == 0 or low <= photons <= high else (outside,),
             verdict="tags alone",
             fraction_by_tags=fraction,
         )
