@@ -25,7 +25,8 @@ from dicomnode.evaluation.texture import (
 
 FREQUENCY_STEP_PER_CM = 0.25
 CHANNELS = 6
-"""Fewer than the ten that see a disc best: each costs places, of which a patient has few."""
+"""The finest of the ten: the coarse ones are flat over squares as small as these discs', and each costs
+places, of which a patient has few."""
 
 HIGHEST_PER_CM = 10.0
 """As far as curves are told."""
@@ -117,7 +118,7 @@ class Probed:
         key = max(keys, key=lambda one: len(self.present[one]))
         present, absent = np.stack(self.present[key]), np.stack(self.absent[key])
         try:
-            return observe(present, absent, dense_channels(present.shape[1], CHANNELS))
+            return observe(present, absent, dense_channels(present.shape[1])[-CHANNELS:])
         except NotMeasurable:
             return None
 

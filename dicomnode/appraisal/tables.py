@@ -24,11 +24,11 @@ class Column:
 
 
 def for_terminal(group: dict[str, Any]) -> Iterator[Table]:
-    """The tables of one dose and kernel."""
+    """The tables of one dose and kernel, a line a figure: a terminal is narrow."""
     for title, columns in _tables(group):
-        out = Table("", *(column.heading for column in columns), title=f"{_heading(group)}: {title}")
-        for name, figures in group["methods"].items():
-            out.add_row(name, *(column.cell(figures) for column in columns))
+        out = Table("", *group["methods"], title=f"{_heading(group)}: {title}")
+        for column in columns:
+            out.add_row(column.heading, *(column.cell(figures) for figures in group["methods"].values()))
         yield out
 
 
@@ -73,9 +73,14 @@ def _tables(group: dict[str, Any]) -> Iterator[tuple[str, list[Column]]]:
         [
             _plain("NPS mean frequency, %", "nps_shift_percent", 1, sign=True),
             *(_ranged(f"MTF50 at {c}, %", "mtf50_change_percent", c, 1, sign=True) for c in contrasts),
-            *(_inner(f"edge kept, {c}", "edge_height_kept", c, 3) for c in contrasts),
-            *(_ranged(f"dot kept, {c}", "dot_kept", c, 3) for c in _keys(group, "dot_kept")),
-            *(_ranged(f"bars kept, {c}", "bars_kept", c, 3) for c in _keys(group, "bars_kept")),
+        ],
+    )
+    yield (
+        "Contrast kept, of 1",
+        [
+            *(_inner(f"edge, {c}", "edge_height_kept", c, 3) for c in contrasts),
+            *(_ranged(f"dot, {c}", "dot_kept", c, 3) for c in _keys(group, "dot_kept")),
+            *(_ranged(f"bars, {c}", "bars_kept", c, 3) for c in _keys(group, "bars_kept")),
         ],
     )
     if sizes := _keys(group, "d_prime"):
@@ -174,7 +179,9 @@ def _glance(report: Report) -> list[str]:
             [
                 _heading(group),
                 f"{_number(was['rmse_hu'], 2, False)} -> {_number(now['rmse_hu'], 2, False)}",
-                f"{bias[worst]:+.2f} ({worst})" if worst else NOTHING,
+                f"{_number(was['bias_hu'].get(worst), 2, True)} -> {bias[worst]:+.2f} ({worst})"
+                if worst
+                else NOTHING,
                 _number(now.get("nps_shift_percent"), 1, True),
                 _furthest(now.get("mtf50_change_percent", {})),
                 _least_ratio(was.get("d_prime", {}), now.get("d_prime", {})),
@@ -218,7 +225,8 @@ def _notes(report: Report) -> str:
   the scan's own. Full dose compares the scan with itself. Real pairs are two measured doses of one
   patient.
 * **input** is the scan at the lower dose; **nlm** is non-local means with h = 0.6 of the measured noise,
-  **tv** total variation with a weight of half of it; **enhanced** is the model as the node runs it.
+  **tv** total variation with a weight of half of it, both over +-1000 HU: cut off at the lower end, noisy
+  air comes out brighter. **enhanced** is the model as the node runs it.
 * **PSNR, SSIM, RMSE**: HU clipped to +-1000, PSNR and SSIM over the range of the reference, SSIM with 11
   x 11 pixels and sigma 1.5; means over slices. **VIF**: pixel domain, four scales, HU clipped to -1024
   to 1900.
@@ -230,10 +238,10 @@ def _notes(report: Report) -> str:
   pairs, of one result in even tissue: what structure is left there counts as noise, so the shift looks
   larger than it is.
 * **MTF50**: of the edge of discs of {EDGE_MM:g} mm put into even tissue of the noisy scan, as result with
-  them minus result without; change against what was put in, with its 95 % interval over places. **Edge
-  kept**: height of that edge. **Dot kept**: contrast kept of dots of {DOT_MM:g} mm; **bars kept**:
-  modulation kept of {BARS_PER_CM:g} line pairs a cm. 1 is all. Everything put in goes through the
-  neighbouring slices too, as a vessel or a nodule would.
+  them minus result without; change against what was put in, with its 95 % interval over places.
+  **Contrast kept**: height of that edge, contrast of dots of {DOT_MM:g} mm, modulation of bars of
+  {BARS_PER_CM:g} line pairs a cm, the last two with their standard error. Everything put in goes through
+  the neighbouring slices too, as a vessel or a nodule would.
 * **d'**: of an observer with 6 channels (difference of Gaussians) that looks for a disc it knows,
   {discs}, in even tissue, half of the places with it and half without. Above the input's the disc is
   easier to find. The places and the noise are the same for all methods: their order is surer than the

@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from dicomnode.__main__ import main
-from dicomnode.appraisal.cases import choose_blocks
+from dicomnode.appraisal.cases import choose_blocks, count_runs, open_series, simulated_cases
+from dicomnode.appraisal.groups import Group, Row
 from dicomnode.appraisal.inserts import CONTRASTS_HU, DISCS, NOISE_SIDE_PX, Plan, plan_slices
-from dicomnode.appraisal.methods import BASELINES, Beside, Scan
+from dicomnode.appraisal.methods import BASELINES, Beside, Scan, Unchanged
+from dicomnode.appraisal.scoring import Truth
+from dicomnode.engines.catalog import SHIPPED, load_engine
 from dicomnode.engines.start_step import StartStep
 from dicomnode.errors import ModelError
 from dicomnode.evaluation.places import Place
@@ -120,7 +123,7 @@ def output(tmp_path_factory: pytest.TempPathFactory, baselines: None) -> Path:
     beside = [folder / name for name in KNOWN]
     for one in beside:
         one.mkdir()
-    command = ["evaluate", "model", "--series", folder / "series", "--slices", "2", "--inserts", "2"]
+    command = ["evaluate", "model", "--series", folder / "series", "--slices", "2", "--inserts", "1"]
     more = ["--doses", "0.5", "0.1", "--output", folder / "out", "--json", folder / "again.json"]
     assert main([str(word) for word in (*command, *more, "--beside", *beside)]) == 0
     assert (folder / "again.json").read_text() == (folder / "out" / "evaluation.json").read_text()
@@ -223,7 +226,7 @@ class TestOneRun:
             assert f"## {report['groups'][0]['kernel']}, {dose}\n" in told
         assert "bm3d** is left out" in told
         pictures = sorted(path.name for path in output.glob("*.png"))
-        for kind in ("rmse", "bias", "nps", "mtf", "discs", "images"):
+        for kind in ("rmse", "bias", "nps", "mtf", "detectability", "images"):
             assert any(name.startswith(f"{kind}-") for name in pictures)
         for name in pictures:
             assert f"({name})" in told
@@ -321,6 +324,29 @@ def test_a_method_beside_sees_one_neighbour_and_their_steps() -> None:
         Beside("short", lambda seen, starts: seen[1:])(scan, slice(2, 4))
 
 
+@pytest.mark.slow
+def test_cases_are_one_patient_in_independent_noises(tmp_path: Path) -> None:
+    """And a method works on as many slices as the progress bar was told."""
+    make_series(tmp_path, body(), pixel_spacing_mm=(PIXEL_MM, PIXEL_MM), signed=True, ctdivol_mgy=12.0)
+    engine = load_engine(SHIPPED, "need-small", "cpu")
+    opened = open_series(tmp_path, engine, 2, 1, seed=1)
+    full, half = simulated_cases(opened, engine, [0.5], 1)
+    assert (full.dose, half.dose) == ("full dose", "50 %")
+    assert full.reference is half.reference
+    assert full.scan.hounsfield is full.reference
+    assert half.again is not None
+    inside = np.hypot(*(np.mgrid[:256, :256] - 127.5)) < 95
+    one, other = ((stack - half.reference)[:, inside] for stack in (half.scan.hounsfield, half.again))
+    assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.03
+    assert other.std() == pytest.approx(one.std(), rel=0.05)
+    told: list[int] = []
+    for case in (full, half):
+        group = Group(case.dose, case.kernel, {"input": Row()})
+        group.add(case, Truth.of(case), [Unchanged()], told.append)
+    assert sum(told) == count_runs(opened, [0.5]) == full.runs + half.runs
+    assert half.runs > full.runs == 2
+
+
 # --- what cannot be measured on --------------------------------------------------------------------
 
 
@@ -360,9 +386,8 @@ def test_nothing_to_measure_is_told(tmp_path: Path, capsys: pytest.CaptureFixtur
     (tmp_path / "a file").touch()
     assert "nothing to measure on" in refusal([], capsys)
     assert "no slice in" in refusal(["--pairs", tmp_path / "empty", tmp_path], capsys)
-    series = ["--series", tmp_path / "empty"]
-    assert "is a file" in refusal([*series, "--output", tmp_path / "a file"], capsys)
-    assert "is not a folder" in refusal([*series, "--beside", tmp_path / "nowhere"], capsys)
+    assert "is a file" in refusal(["--series", tmp_path, "--output", tmp_path / "a file"], capsys)
+    assert "is not a folder" in refusal(["--series", tmp_path, "--beside", tmp_path / "nowhere"], capsys)
 
 
 def test_two_methods_of_one_name_are_told(
