@@ -36,6 +36,7 @@ BESIDE = 2
 
 LEAST_FOR_THREE = 9
 MOST_CHECKED = 12
+LOOKED_AT_EVERY = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,25 +99,31 @@ def open_series(folder: Path, engine: NeedEngine, slices: int, inserts: int, see
         phantom_cm=told[0].phantom_cm,
     )
     _check_normal(folder, series, engine)
-    blocks = choose_blocks(series.slices, slices)
-    judged = [k for block in blocks for k in range(block.start, block.stop)]
     pixel_mm = series.pixel_spacing_mm[0]
+    # where things can be put in: in the lung there is hardly a place
+    (best,) = richest(series.hounsfield, range(0, series.slices, LOOKED_AT_EVERY), 1, pixel_mm)
+    blocks = choose_blocks(series.slices, slices, best)
+    judged = [k for block in blocks for k in range(block.start, block.stop)]
     chosen = richest(series.hounsfield, judged, inserts, pixel_mm)
     plans = tuple(plan_slices(series.hounsfield, chosen, [pixel_mm] * len(chosen), seed))
     return OpenedSeries(series, dose, reference_of(series, dose), blocks, plans)
 
 
-def choose_blocks(count: int, wanted: int) -> tuple[slice, ...]:
-    """Runs of contiguous slices, `wanted` in all: three along the patient, or one where there are few."""
+def choose_blocks(count: int, wanted: int, around: int) -> tuple[slice, ...]:
+    """Runs of contiguous slices, `wanted` in all: one in each third of the stack, or one where there are few.
+
+    Each lies in the middle of its part of the stack, but in the part that holds slice `around` about that.
+    """
     wanted = min(wanted, count)
-    parts = 3 if LEAST_FOR_THREE <= wanted < count else 1
-    sizes = [wanted // parts + (n < wanted % parts) for n in range(parts)]
-    middles = [count * (2 * n + 1) / (2 * parts) for n in range(parts)]
-    starts = [
-        min(max(round(middle - size / 2), 0), count - size)
-        for middle, size in zip(middles, sizes, strict=True)
-    ]
-    return tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
+    parts = 3 if LEAST_FOR_THREE <= wanted <= count - 3 else 1
+    blocks = []
+    for n in range(parts):
+        size = wanted // parts + (n < wanted % parts)
+        low, high = count * n // parts, count * (n + 1) // parts
+        middle = around if low <= around < high else (low + high) // 2
+        start = min(max(middle - size // 2, low), high - size)
+        blocks.append(slice(start, start + size))
+    return tuple(blocks)
 
 
 def simulated_cases(

@@ -1,6 +1,6 @@
 """What is put into the slices, and where: the same places for every dose and every method."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -93,7 +93,7 @@ def plan_slices(images: Images, slices: Sequence[int], pixels_mm: Sequence[float
     plans = []
     for k, pixel_mm in zip(slices, pixels_mm, strict=True):
         image = images[k][None]
-        discs = []
+        room, discs = _room(image, pixel_mm), []
         for disc in DISCS:
             places = find_even(image, square_side(disc, pixel_mm), most=MOST_PLACES)
             # with and without in turn, through all slices: as many of the one as of the other
@@ -104,7 +104,7 @@ def plan_slices(images: Images, slices: Sequence[int], pixels_mm: Sequence[float
             Plan(
                 k,
                 tuple(find_even(image, NOISE_SIDE_PX, most=MOST_PLACES)),
-                tuple(_mixture(image, c, pixel_mm, seed + 1000 * k + n) for n, c in enumerate(CONTRASTS_HU)),
+                tuple(_mixture(room, c, pixel_mm, seed + 1000 * k + n) for n, c in enumerate(CONTRASTS_HU)),
                 tuple(plan for plan in discs if plan.present or plan.absent),
             )
         )
@@ -126,24 +126,39 @@ def bars(contrast_hu: float) -> Bars:
     return Bars(BARS_PER_CM, contrast_hu, pairs=BAR_PAIRS)
 
 
-def _mixture(image: Volume, contrast_hu: float, pixel_mm: float, seed: int) -> Mixture:
-    kinds: dict[str, tuple[Insert, float]] = {
-        "edge": (edge(contrast_hu), EDGE_MARGIN_MM),
-        "bars": (bars(contrast_hu), BARS_MARGIN_MM),
-        "dot": (Disc(DOT_MM, contrast_hu), DOT_MARGIN_MM),
-    }
-    sides = {kind: side_for(insert, pixel_mm, margin) for kind, (insert, margin) in kinds.items()}
-    large = find_even(image, max(sides["edge"], sides["bars"]), most=MOST_PLACES)
-    # every third large place holds bars; dots take what room is left between
-    places = {"edge": [p for n, p in enumerate(large) if n % 3 != 2], "bars": large[2::3]}
-    apart = (max(sides["edge"], sides["bars"]) + sides["dot"] + 1) // 2 + 1
+def dot(contrast_hu: float) -> Disc:
+    """The dot."""
+    return Disc(DOT_MM, contrast_hu)
+
+
+KINDS: dict[str, tuple[Callable[[float], Insert], float]] = {
+    "edge": (edge, EDGE_MARGIN_MM),
+    "bars": (bars, BARS_MARGIN_MM),
+    "dot": (dot, DOT_MARGIN_MM),
+}
+"""Each kind: what it is at a contrast in HU, and the margin around it in mm."""
+
+
+def _room(image: Volume, pixel_mm: float) -> dict[str, list[Place]]:
+    """Where each kind goes in one slice: every third large place holds bars, dots lie between."""
+    sides = {kind: side_for(make(1.0), pixel_mm, margin) for kind, (make, margin) in KINDS.items()}
+    largest = max(sides["edge"], sides["bars"])
+    large = find_even(image, largest, most=MOST_PLACES)
+    apart = (largest + sides["dot"] + 1) // 2 + 1
     small = find_even(image, sides["dot"], most=2 * MOST_PLACES)
-    places["dot"] = [p for p in small if all(_distance(p, one) >= apart for one in large)]
+    return {
+        "edge": [place for n, place in enumerate(large) if n % 3 != 2],
+        "bars": large[2::3],
+        "dot": [place for place in small if all(_distance(place, one) >= apart for one in large)],
+    }
+
+
+def _mixture(room: dict[str, list[Place]], contrast_hu: float, pixel_mm: float, seed: int) -> Mixture:
     rng = np.random.default_rng(seed)
     objects = {
-        kind: plant(found, kinds[kind][0], pixel_mm, rng=rng, margin_mm=kinds[kind][1])
-        for kind, found in places.items()
-        if found
+        kind: plant(room[kind], make(contrast_hu), pixel_mm, rng=rng, margin_mm=margin)
+        for kind, (make, margin) in KINDS.items()
+        if room[kind]
     }
     return Mixture(contrast_hu, objects)
 

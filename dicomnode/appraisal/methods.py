@@ -31,8 +31,8 @@ _chambolle: Callable[..., Volume] = denoise_tv_chambolle
 class Scan:
     """A stack at some dose, HU [slice, row, column], with a start step a slice.
 
-    `noise_hu` is measured in the stack itself, as the yardsticks need it. A method that works on measured
-    projections is given them when it is made: what it is called with says which slices are asked for.
+    `noise_hu` is measured in the stack itself, as the yardsticks need it. What a mode needs beside the image
+    (measured projections) is a field more here, which the methods that do not know it never look at.
     """
 
     hounsfield: Volume
@@ -96,15 +96,16 @@ StackMethod = Callable[[Volume, Sequence[StartStep]], Volume]
 class Beside:
     """A method that takes a stack, HU [slice, row, column], and its start steps, and returns it whole.
 
-    It is given the asked slices with one neighbour on either side, where there is one.
+    It is given the asked slices with so many neighbours on either side, where there are any.
     """
 
     name: str
     work: StackMethod
+    neighbours: int = 1
 
     def __call__(self, scan: Scan, part: slice) -> Volume:
         first, last, _ = part.indices(len(scan.hounsfield))
-        low, high = max(first - 1, 0), min(last + 1, len(scan.hounsfield))
+        low, high = max(first - self.neighbours, 0), min(last + self.neighbours, len(scan.hounsfield))
         whole = self.work(scan.hounsfield[low:high], scan.starts[low:high])
         if whole.shape != scan.hounsfield[low:high].shape:
             raise ModelError(f"{self.name} gave {whole.shape} for {scan.hounsfield[low:high].shape}")
@@ -126,12 +127,15 @@ def load_beside(folder: Path, device: str) -> Method:
     try:
         baselines = importlib.import_module(BASELINES)
     except ModuleNotFoundError as error:
+        if error.name != BASELINES:
+            raise
         raise ModelError(f"--beside {folder}: this installation has no {BASELINES}") from error
     place = torch.device(
         "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
     )
     work = baselines.load_baseline(folder, place)
-    return Beside(str(work.name), work)
+    # one that says how far it looks is spared what it does not look at
+    return Beside(str(work.name), work, int(getattr(work, "neighbours", 1)))
 
 
 def check_names(methods: Sequence[Method]) -> None:

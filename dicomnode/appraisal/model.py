@@ -1,6 +1,7 @@
 """`dicomnode evaluate model`: every method, every dose, every figure, in one run."""
 
 import argparse
+import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `dicomnode evaluate model`."""
     parser.add_argument("--model", default="need-small")
     parser.add_argument("--models", type=Path, default=SHIPPED, help="folder of model folders")
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--device", type=_device, default="auto", help="auto, cpu or cuda")
     parser.add_argument(
         "--series",
         type=Path,
@@ -83,12 +84,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise TrainingError("nothing to measure on: give --series DIR, --pairs LOW FULL, or both")
     if arguments.output and arguments.output.exists() and not arguments.output.is_dir():
         raise TrainingError(f"--output {arguments.output} is a file: choose a folder")
+    arguments.slices = arguments.slices or (QUICK_SLICES if arguments.quick else SLICES)
+    arguments.inserts = arguments.inserts or (QUICK_INSERTS if arguments.quick else INSERTS)
     console, began = Console(), time.monotonic()
     engine = load_engine(arguments.models, arguments.model, arguments.device)
     methods = [*yardsticks(), Enhanced(engine), *(load_beside(f, arguments.device) for f in arguments.beside)]
     check_names(methods)
-    groups, tests = _measure(arguments, engine, methods, console)
-    told = report.build(groups, engine.card, tests, vars(arguments), time.monotonic() - began)
+    groups, opened = _measure(arguments, engine, methods, console)
+    told = report.build(groups, engine.card, opened, arguments, time.monotonic() - began)
     for group in told["groups"]:
         for table in tables.for_terminal(group):
             console.print(table)
@@ -103,17 +106,16 @@ def run(arguments: argparse.Namespace) -> int:
 def _measure(
     arguments: argparse.Namespace, engine: NeedEngine, methods: Sequence[Method], console: Console
 ) -> tuple[Groups, list[OpenedSeries]]:
-    slices = arguments.slices or (QUICK_SLICES if arguments.quick else SLICES)
-    inserts = arguments.inserts or (QUICK_INSERTS if arguments.quick else INSERTS)
+    slices, inserts = arguments.slices, arguments.inserts
     with _progress(console) as progress:
         bar = progress.add_task("looking at the series", total=None)
-        tests = [open_series(f, engine, slices, inserts, arguments.seed) for f in arguments.series]
+        opened = [open_series(f, engine, slices, inserts, arguments.seed) for f in arguments.series]
         pairs = _pairs(arguments, engine, inserts)
-        runs = sum(count_runs(test, arguments.doses) for test in tests) + sum(case.runs for case in pairs)
+        runs = sum(count_runs(test, arguments.doses) for test in opened) + sum(case.runs for case in pairs)
         progress.update(bar, total=runs * len(methods))
         groups: Groups = {}
         truth: Truth | None = None
-        for case in _all_cases(tests, pairs, engine, arguments):
+        for case in _all_cases(opened, pairs, engine, arguments):
             progress.update(bar, description=f"{case.dose}, {case.kernel}")
             if truth is None or truth.case_reference is not case.reference:
                 truth = Truth.of(case)
@@ -121,13 +123,13 @@ def _measure(
             if key not in groups:
                 groups[key] = Group(*key, {method.name: Row() for method in methods})
             groups[key].add(case, truth, methods, lambda done: _advance(progress, bar, done))
-    return groups, tests
+    return groups, opened
 
 
 def _all_cases(
-    tests: Sequence[OpenedSeries], pairs: Sequence[Case], engine: NeedEngine, arguments: argparse.Namespace
+    opened: Sequence[OpenedSeries], pairs: Sequence[Case], engine: NeedEngine, arguments: argparse.Namespace
 ) -> Iterator[Case]:
-    for test in tests:
+    for test in opened:
         yield from simulated_cases(test, engine, arguments.doses, arguments.seed)
     yield from pairs
 
@@ -165,6 +167,12 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 2**31:
         raise argparse.ArgumentTypeError(f"{text}: give a whole number of 1 or more")
     return int(text)
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text}: give auto, cpu, cuda or cuda:N")
+    return text
 
 
 def _share(text: str) -> float:

@@ -16,7 +16,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-HIGHEST_NPS_PER_CM, HIGHEST_MTF_PER_CM = 8.0, 8.0
+HIGHEST_MTF_PER_CM = 8.0
+MOST_BIAS_HU = 6.0
 COLOURS = ("0.45", "tab:orange", "tab:green", "tab:blue", "tab:red", "tab:purple", "tab:brown", "tab:pink")
 MARKS = "osD^v<>P"
 
@@ -32,7 +33,12 @@ def draw_all(report: Report, folder: Path) -> Drawn:
         simulated = [g for g in groups if g["dose"] not in (FULL, PAIRS)]
         if len(simulated) > 1:
             drawn += _save(folder, f"rmse-{slug(kernel)}", _rmse(simulated), f"{kernel}: RMSE over dose")
-            drawn += _save(folder, f"bias-{slug(kernel)}", _bias(simulated), f"{kernel}: bias over dose")
+            drawn += _save(
+                folder,
+                f"bias-{slug(kernel)}",
+                _bias(simulated),
+                f"{kernel}: bias over dose, cut at +-{MOST_BIAS_HU:g} HU",
+            )
         probed = [g for g in groups if g["curves"]]
         if not probed:
             continue
@@ -52,7 +58,7 @@ def _rmse(groups: list[Any]) -> Figure:
         axis.plot(_doses(groups), [g["methods"][name]["rmse_hu"] for g in groups], label=name, **style)
     _over_dose(axis, groups, "RMSE, HU")
     axis.set_ylim(bottom=0)
-    axis.legend()
+    _name_lines(figure, axis)
     return figure
 
 
@@ -65,7 +71,8 @@ def _bias(groups: list[Any]) -> Figure:
             axis.plot(_doses(groups), [float("nan") if v is None else v for v in values], label=name, **style)
         _over_dose(axis, groups, "bias, HU (grey: 1 HU)" if tissue == TISSUES[0] else "")
         axis.set_title(tissue)
-    axes[-1].legend(fontsize=8)
+    axes[0].set_ylim(-MOST_BIAS_HU, MOST_BIAS_HU)
+    _name_lines(figure, axes[0])
     return figure
 
 
@@ -73,10 +80,10 @@ def _noise(groups: list[Any]) -> Figure:
     def draw(axis: Axes, group: Any) -> None:
         for style, name in _styles([group]):
             if curve := group["curves"][name]["nps"]:
-                axis.plot(
-                    curve["frequency_per_cm"], curve["density_hu2_cm2"], label=name, color=style["color"]
-                )
-        axis.set(xlim=(0, HIGHEST_NPS_PER_CM), ylim=(0, None), xlabel="frequency, 1/cm")
+                at, density = curve["frequency_per_cm"][1:], curve["density_hu2_cm2"][1:]
+                axis.plot(at, density, label=name, color=style["color"])
+        # the shape counts as much as the height, and the best methods leave a hundredth of it
+        axis.set(xlim=(0, None), yscale="log", xlabel="frequency, 1/cm")
 
     return _by_dose(groups, draw, "noise power, HU2 cm2")
 
@@ -115,14 +122,19 @@ def _discs(groups: list[Any]) -> Figure:
 
 def _by_dose(groups: list[Any], draw: Callable[[Axes, Any], None], label: str) -> Figure:
     figure, axes = plt.subplots(
-        1, len(groups), figsize=(3.4 * len(groups) + 0.8, 3.7), layout="constrained", squeeze=False
+        1, len(groups), figsize=(3.4 * len(groups) + 1.6, 3.7), layout="constrained", squeeze=False
     )
     for axis, group in zip(axes[0], groups, strict=True):
         draw(axis, group)
         axis.set_title(group["dose"])
     axes[0][0].set_ylabel(label)
-    axes[0][-1].legend(fontsize=8)
+    _name_lines(figure, axes[0][0])
     return figure
+
+
+def _name_lines(figure: Figure, axis: Axes) -> None:
+    """Beside the axes, where the legend hides nothing."""
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper", fontsize=9)
 
 
 def _over_dose(axis: Axes, groups: list[Any], label: str) -> None:

@@ -1,5 +1,6 @@
 """evaluation.json: every figure, and what it was measured with."""
 
+import argparse
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,8 +26,8 @@ Report = dict[str, Any]
 def build(
     groups: Mapping[tuple[str, str], Group],
     card: ModelCard,
-    tests: Sequence[OpenedSeries],
-    given: Mapping[str, Any],
+    opened: Sequence[OpenedSeries],
+    arguments: argparse.Namespace,
     seconds: float,
 ) -> Report:
     """Everything measured, in JSON's own types; None for what could not be measured."""
@@ -34,8 +35,9 @@ def build(
         "dicomnode": __version__,
         "model": {"id": card.id, "version": card.version, "weights_sha256": card.weights_digest},
         "trained_on": list(card.trained_on),
-        "series": [_series(test) for test in tests],
-        "seed": given["seed"],
+        "command": _command(arguments),
+        "series": [_series(test) for test in opened],
+        "seed": arguments.seed,
         "left_out": LEFT_OUT,
         "seconds": round(seconds),
         "groups": [_group(group) for group in _ordered(groups.values())],
@@ -47,6 +49,27 @@ def build(
 def write_json(report: Report, path: Path) -> None:
     """Write the report."""
     path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """What to type to have this again; of folders their names, wherever they lie."""
+    words = ["dicomnode evaluate model --model", arguments.model]
+    for folder in arguments.series:
+        words += ["--series", folder.name]
+    if arguments.pairs:
+        words += ["--pairs", *(folder.name for folder in arguments.pairs)]
+    words += ["--doses", *(f"{dose:g}" for dose in arguments.doses)]
+    words += [
+        "--slices",
+        f"{arguments.slices}",
+        "--inserts",
+        f"{arguments.inserts}",
+        "--seed",
+        f"{arguments.seed}",
+    ]
+    if arguments.beside:
+        words += ["--beside", *(folder.name for folder in arguments.beside)]
+    return " ".join(words)
 
 
 def _series(test: OpenedSeries) -> Report:

@@ -164,6 +164,7 @@ def _measured_on(report: Report) -> str:
         )
     if pairs := [group for group in report["groups"] if group["dose"] == PAIRS]:
         lines.append(f"* real pairs: {sum(group['slices'] for group in pairs)} slices")
+    lines.append(f"* command: `{report['command']}`")
     lines.append("* trained on: " + "; ".join(report["trained_on"]))
     return "\n".join(lines)
 

@@ -225,6 +225,8 @@ class TestOneRun:
         for dose in (*DOSES, "full dose"):
             assert f"## {report['groups'][0]['kernel']}, {dose}\n" in told
         assert "bm3d** is left out" in told
+        assert f"`{report['command']}`" in told
+        assert "--series series --doses 0.5 0.1 --slices 2 --inserts 1 --seed 1 --beside identity" in told
         pictures = sorted(path.name for path in output.glob("*.png"))
         for kind in ("rmse", "bias", "nps", "mtf", "detectability", "images"):
             assert any(name.startswith(f"{kind}-") for name in pictures)
@@ -253,15 +255,21 @@ def test_real_pairs(shared_data: Path, tmp_path: Path) -> None:
 # --- parts -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("around", [0, 1, 3])
 @pytest.mark.parametrize(
-    ("count", "wanted"), [(133, 24), (20, 19), (9, 9), (100, 9), (4, 24), (50, 2), (30, 29)]
+    ("count", "wanted"),
+    [(133, 24), (20, 19), (9, 9), (12, 9), (100, 9), (4, 24), (50, 2), (30, 29), (27, 24)],
 )
-def test_blocks_are_as_many_slices_as_asked_for(count: int, wanted: int) -> None:
-    blocks = choose_blocks(count, wanted)
+def test_blocks_are_as_many_slices_as_asked_for_and_hold_the_best(
+    count: int, wanted: int, around: int
+) -> None:
+    best = (count - 1) * around // 3
+    blocks = choose_blocks(count, wanted, best)
     slices = [k for block in blocks for k in range(block.start, block.stop)]
     assert len(slices) == len(set(slices)) == min(count, wanted)
     assert min(slices) >= 0
     assert max(slices) < count
+    assert best in slices
 
 
 def squares(plan: Plan) -> list[list[tuple[Place, int]]]:
@@ -320,6 +328,8 @@ def test_a_method_beside_sees_one_neighbour_and_their_steps() -> None:
     assert list(method(scan, slice(0, 1))[:, 0, 0]) == [100]
     assert list(method(scan, slice(5, 6))[:, 0, 0]) == [105]
     assert asked == [([1, 2, 3, 4], [1, 2, 3, 4]), ([0, 1], [0, 1]), ([4, 5], [4, 5])]
+    assert list(Beside("alone", work, neighbours=0)(scan, slice(2, 3))[:, 0, 0]) == [102]
+    assert asked[-1] == ([2], [2])
     with pytest.raises(ModelError, match="short gave"):
         Beside("short", lambda seen, starts: seen[1:])(scan, slice(2, 4))
 
@@ -407,6 +417,7 @@ def test_two_methods_of_one_name_are_told(
         (["--inserts", "many"], "give a whole number"),
         (["--doses", "0.5", "1"], "a dose is a share"),
         (["--pairs", "one"], "expected 2 arguments"),
+        (["--device", "tpu"], "give auto, cpu"),
     ],
 )
 def test_wrong_arguments_are_told(given: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
