@@ -21,7 +21,7 @@ from dicomnode.errors import AlreadyLowDose, DoseUnknown, NoTestSeries, SeriesRe
 from dicomnode.inspection.folder import gather
 from dicomnode.journey.matching import slice_facts
 from dicomnode.journey.normal_dose import reference_of, told_dose
-from dicomnode.physics.lower_dose import Scanner, learn_scanner, lower_dose
+from dicomnode.physics.lower_dose import Scanner, learn_scanner, lower_dose, own_noise
 from dicomnode.physics.noise import measure_noise
 
 DOSES = (0.5, 0.25, 0.125, 0.1, 0.05)
@@ -130,8 +130,8 @@ def simulated_cases(
     test: OpenedSeries, engine: NeedEngine, doses: Sequence[float], seed: int
 ) -> Iterator[Case]:
     """Every block at full dose and at each lower one; the cases of one block share their reference."""
-    pixel_mm = test.series.pixel_spacing_mm[0]
-    scanners = [learn_scanner(test.series.hounsfield, pixel_mm, fraction, seed) for fraction in doses]
+    own = own_noise(test.series.hounsfield, test.series.pixel_spacing_mm[0])
+    scanners = [learn_scanner(own, fraction, seed) for fraction in doses]
     for block in test.blocks:
         first, last = max(block.start - BESIDE, 0), min(block.stop + BESIDE, test.series.slices)
         reference = test.series.hounsfield[first:last]

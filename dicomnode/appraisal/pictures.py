@@ -139,7 +139,7 @@ def _name_lines(figure: Figure, axis: Axes) -> None:
 
 def _over_dose(axis: Axes, groups: list[Any], label: str) -> None:
     axis.set_xscale("log")
-    axis.set_xticks(_doses(groups), [f"{dose:g}" for dose in _doses(groups)])
+    axis.set_xticks(_doses(groups), [f"{dose:g}" for dose in _doses(groups)], fontsize=8)
     axis.minorticks_off()
     axis.set_xlabel("dose, % of the original")
     axis.set_ylabel(label)

@@ -40,7 +40,7 @@ from dicomnode.journey.job import Job
 from dicomnode.journey.normal_dose import told_dose
 from dicomnode.network.send import send_files
 from dicomnode.node import Node
-from dicomnode.physics.lower_dose import learn_scanner
+from dicomnode.physics.lower_dose import learn_scanner, own_noise
 from dicomnode.physics.noise import measure_noise
 from dicomnode.quality import bias_by_tissue
 from dicomnode.settings import Destination, Settings
@@ -105,7 +105,8 @@ def run(arguments: argparse.Namespace) -> int:
     with _progress(console) as progress:
         show = _Stations(progress)
         began = time.monotonic()
-        scanner = learn_scanner(whole.hounsfield, whole.pixel_spacing_mm[0], arguments.dose, arguments.seed)
+        own = own_noise(whole.hounsfield, whole.pixel_spacing_mm[0])
+        scanner = learn_scanner(own, arguments.dose, arguments.seed)
         original = _middle(whole, arguments.slices)
         scan = scan_again(original, scanner, out / LOW_DOSE, arguments.seed, show.slices)
         scan_seconds = round(time.monotonic() - began, 2)

@@ -65,11 +65,24 @@ class Scanner:
         return 1.0 / self.fraction - 1.0
 
 
-def learn_scanner(hounsfield: Volume, pixel_mm: float, fraction: float, seed: int) -> Scanner:
-    """Read from the flattest tissue of a series what its noise is like, and fit a kernel that makes it.
+@dataclass(frozen=True, eq=False)
+class OwnNoise:
+    """What noise a series has: its power in flat patches of a few slices, HU [slice, row, column].
 
-    `hounsfield` [slice, row, column], the whole series. Raises DoseUnknown where it shows too little soft
-    tissue to measure its noise in.
+    `photons` per reference ray, by the level of the noise.
+    """
+
+    hounsfield: Volume
+    pixel_mm: float
+    patches: tuple[Patch, ...]
+    power: NoisePower
+    photons: float
+
+
+def own_noise(hounsfield: Volume, pixel_mm: float) -> OwnNoise:
+    """Read from the flattest tissue of a whole series, HU [slice, row, column], what its noise is like.
+
+    Raises DoseUnknown where it shows too little soft tissue to measure its noise in.
     """
     looked_at = np.linspace(0, len(hounsfield) - 1, MOST_SLICES_LOOKED_AT).round().astype(int)
     volume = hounsfield[np.unique(looked_at)]
@@ -81,10 +94,15 @@ def learn_scanner(hounsfield: Volume, pixel_mm: float, fraction: float, seed: in
     diameter_mm = float(np.median(water_equivalent_diameter_mm(volume, pixel_mm)))
     photons = photons_from_noise(reading.std_hu, diameter_mm, pixel_mm, reading.law_texture)
     volume, patches = _richest(volume, patches)
+    return OwnNoise(volume, pixel_mm, tuple(patches), noise_power(volume, patches), photons)
+
+
+def learn_scanner(own: OwnNoise, fraction: float, seed: int) -> Scanner:
+    """Fit a kernel that makes the noise that is missing at a fraction of the dose like the series' own."""
     rng = torch.Generator().manual_seed(seed)
-    rays = [_missing_rays(image, pixel_mm, photons, fraction, rng) for image in volume]
-    own = noise_power(volume, patches)
-    return Scanner(photons, fraction, _fit_kernel(rays, patches, own, 1.0 / fraction - 1.0), own)
+    rays = [_missing_rays(image, own.pixel_mm, own.photons, fraction, rng) for image in own.hounsfield]
+    kernel = _fit_kernel(rays, own.patches, own.power, 1.0 / fraction - 1.0)
+    return Scanner(own.photons, fraction, kernel, own.power)
 
 
 def lower_dose(

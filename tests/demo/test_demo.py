@@ -20,7 +20,7 @@ from dicomnode.dicom.dose import read_dose
 from dicomnode.dicom.series import CtSeries, read_headers, read_series
 from dicomnode.journey.matching import slice_facts
 from dicomnode.journey.normal_dose import reference_of
-from dicomnode.physics.lower_dose import Scanner, learn_scanner, missing_noise
+from dicomnode.physics.lower_dose import Scanner, learn_scanner, missing_noise, own_noise
 from dicomnode.physics.noise import measure_noise
 from dicomnode.physics.simulation import Kernel, simulate_noise
 from dicomnode.physics.spectrum import flat_patches, noise_power, with_gain
@@ -71,7 +71,7 @@ def again(series: CtSeries, fraction: float, folder: Path) -> LowDoseScan:
 
 
 def learnt(series: CtSeries, fraction: float) -> Scanner:
-    return learn_scanner(series.hounsfield, series.pixel_spacing_mm[0], fraction, 1)
+    return learn_scanner(own_noise(series.hounsfield, series.pixel_spacing_mm[0]), fraction, 1)
 
 
 @pytest.mark.slow
