@@ -32,7 +32,7 @@ ELSEWHERE: Final = {
     ),
     "train": ("dicomnode.learning.train", "run", "train a model"),
     "bench": ("dicomnode.learning.bench", "run", "measure how fast this machine works"),
-    "evaluate": ("dicomnode.learning.evaluate", "run", "measure a model"),
+    "evaluate": ("dicomnode.appraisal", "run", "measure a model"),
 }
 """Commands that bring their own arguments: module, function, help. Imported only when they are called."""
 

@@ -101,10 +101,7 @@ def put_discs(
     place. Places (`places.find_even`) should not overlap within `square_side`: what differs between the
     ensembles is then the disc and independent noise.
     """
-    side = square_side(disc, pixel_mm)
-    at = (np.arange(side) - side // 2) * pixel_mm
-    down, across = np.meshgrid(at, at, indexing="ij")
-    drawn = draw(disc, down, across, pixel_mm)
+    side, drawn = square_side(disc, pixel_mm), centred(disc, pixel_mm)
     ordered = sorted(places)
     chosen = set(ordered[::2])
     squares: dict[bool, list[Volume]] = {True: [], False: []}
@@ -120,6 +117,14 @@ def put_discs(
     if not squares[True] or not squares[False]:
         raise NotMeasurable("an observer needs places with and without the disc: there is at most one place")
     return Ensembles(np.stack(squares[True]), np.stack(squares[False]))
+
+
+def centred(disc: Disc, pixel_mm: float) -> _Field:
+    """The disc in the middle of its square, HU [row, column]."""
+    side = square_side(disc, pixel_mm)
+    at = (np.arange(side) - side // 2) * pixel_mm
+    down, across = np.meshgrid(at, at, indexing="ij")
+    return draw(disc, down, across, pixel_mm)
 
 
 def square_side(disc: Disc, pixel_mm: float) -> int:

@@ -1,6 +1,6 @@
 """Objects of known shape put into images, and what comes back of them from an operator."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Protocol
@@ -120,6 +120,66 @@ class Responses:
         return len(self.put_in)
 
 
+@dataclass(frozen=True, eq=False)
+class Planted:
+    """One object at places of one image, HU [place, row, column], each off its place by a part of a pixel.
+
+    `down_mm`, `across_mm` as in `Responses`. The slice of a place does not matter.
+    """
+
+    places: tuple[Place, ...]
+    drawn: _Field
+    down_mm: _Field
+    across_mm: _Field
+    pixel_mm: float
+
+    def into(self, image: Volume) -> Volume:
+        """The image, HU [row, column], with the objects in it. ValueError where one leaves the image."""
+        cut(image[None], self._flat, self.drawn.shape[1])
+        return add(image, self.places, self.drawn)
+
+    def response(self, without: Volume, with_them: Volume) -> Responses:
+        """What came back, of an operator's results for the image without and with the objects."""
+        change = with_them.astype(np.float64) - without
+        back = cut(change[None], self._flat, self.drawn.shape[1])
+        return Responses(self.drawn, back, self.down_mm, self.across_mm, self.pixel_mm)
+
+    @property
+    def _flat(self) -> list[Place]:
+        return [Place(0, place.row, place.column) for place in self.places]
+
+
+def together(responses: Sequence[Responses]) -> Responses:
+    """Responses of one object from several images of one pixel size."""
+    first = responses[0]
+    return Responses(
+        np.concatenate([one.put_in for one in responses]),
+        np.concatenate([one.came_back for one in responses]),
+        np.concatenate([one.down_mm for one in responses]),
+        np.concatenate([one.across_mm for one in responses]),
+        first.pixel_mm,
+    )
+
+
+def plant(
+    places: Sequence[Place],
+    insert: Insert,
+    pixel_mm: float,
+    *,
+    rng: np.random.Generator,
+    margin_mm: float = 5.0,
+) -> Planted:
+    """Draw the object for every place, off its middle by a part of a pixel at random.
+
+    ValueError where the squares around the places (`side_for`) overlap.
+    """
+    side = side_for(insert, pixel_mm, margin_mm)
+    _check_apart(places, side)
+    down, across = _grids(len(places), side, pixel_mm, rng)
+    drawn = np.stack([draw(insert, *grid, pixel_mm) for grid in zip(down, across, strict=True)])
+    return Planted(tuple(places), drawn, down, across, pixel_mm)
+
+
 def side_for(insert: Insert, pixel_mm: float, margin_mm: float = 5.0) -> int:
     """Side in pixels of a square that holds the object and a margin around it; odd."""
     return 2 * int(np.ceil((insert.reach_mm + margin_mm) / pixel_mm)) + 1
@@ -159,13 +219,13 @@ def respond(
     """
     if not places:
         raise NotMeasurable("there is no place to put a test object in: take a smaller one or other slices")
-    side = side_for(insert, pixel_mm, margin_mm)
-    _check_apart(places, side)
-    order = sorted(places)
-    down, across = _grids(len(order), side, pixel_mm, rng)
-    drawn = np.stack([draw(insert, *grid, pixel_mm) for grid in zip(down, across, strict=True)])
-    back = np.concatenate(list(_changes(operator, hounsfield, order, drawn)))
-    return Responses(drawn, back, down, across, pixel_mm)
+    found = []
+    for number, group in groupby(sorted(places), key=lambda place: place.slice):
+        planted = plant(list(group), insert, pixel_mm, rng=rng, margin_mm=margin_mm)
+        image = hounsfield[number]
+        with_them = planted.into(image)  # refuses squares that leave the image
+        found.append(planted.response(operator(image), operator(with_them)))
+    return together(found)
 
 
 def add(image: Volume, places: Sequence[Place], drawn: _Field) -> Volume:
@@ -175,19 +235,6 @@ def add(image: Volume, places: Sequence[Place], drawn: _Field) -> Volume:
         row, column = place.row - side // 2, place.column - side // 2
         out[row : row + side, column : column + side] += one.astype(image.dtype)
     return out
-
-
-def _changes(
-    operator: Operator, hounsfield: Volume, places: Sequence[Place], drawn: _Field
-) -> Iterator[_Field]:
-    side = drawn.shape[1]
-    for number, group in groupby(range(len(places)), key=lambda k: places[k].slice):
-        which = list(group)
-        here = [Place(0, places[k].row, places[k].column) for k in which]
-        image = hounsfield[number]
-        cut(image[None], here, side)  # refuses squares that leave the image
-        without, with_them = operator(image), operator(add(image, here, drawn[which]))
-        yield cut((with_them.astype(np.float64) - without)[None], here, side)
 
 
 def _grids(count: int, side: int, pixel_mm: float, rng: np.random.Generator) -> tuple[_Field, _Field]:

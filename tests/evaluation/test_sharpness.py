@@ -7,12 +7,12 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from dicomnode.appraisal.methods import total_variation as tv
 from dicomnode.dicom.series import read_series
 from dicomnode.errors import NotMeasurable
 from dicomnode.evaluation.insertion import Bars, Disc, Operator, draw, respond, side_for
 from dicomnode.evaluation.places import Place, find_even
 from dicomnode.evaluation.sharpness import Sharpness, bars_kept, dot_kept, edge_transfer
-from dicomnode.learning.evaluate import total_variation as tv
 
 PIXEL_MM = 0.7
 DISC = Disc(diameter_mm=16.0, contrast_hu=100.0, blur_mm=0.6)
