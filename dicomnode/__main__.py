@@ -31,7 +31,8 @@ ELSEWHERE: Final = {
         "say of DICOM folders what the node would make of them, and why",
     ),
     "train": ("dicomnode.learning.train", "run", "train a model"),
-    "evaluate": ("dicomnode.learning.evaluate", "run", "measure a model"),
+    "bench": ("dicomnode.learning.bench", "run", "measure how fast this machine works"),
+    "evaluate": ("dicomnode.appraisal", "run", "measure a model"),
 }
 """Commands that bring their own arguments: module, function, help. Imported only when they are called."""
 

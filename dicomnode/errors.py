@@ -275,3 +275,19 @@ class WeightsMismatch(ModelError):
 
 class TrainingError(DicomnodeError):
     """Training or evaluation cannot go on."""
+
+
+class SourceUnavailable(DicomnodeError):
+    """Data that is not shipped (an example series, what a model is trained on) cannot be had."""
+
+
+class NoTestSeries(TrainingError):
+    """A folder holds no CT series that a model can be measured on."""
+
+
+class AlreadyLowDose(TrainingError):
+    """A series is no normal-dose scan, so lower doses of it mean nothing."""
+
+
+class NotMeasurable(DicomnodeError):
+    """A figure of image quality that these images cannot give: too few, too small or without its object."""

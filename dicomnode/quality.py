@@ -85,16 +85,6 @@ def judge(
     )
 
 
-COMPARED_HU = (-1000.0, 1000.0)
-"""The span in which images are compared, as the field does."""
-
-
-def rmse_hu(image: NDArray[np.float32], target: NDArray[np.float32]) -> float:
-    """Root mean square difference of two images of one shape, HU clipped to `COMPARED_HU`."""
-    difference = np.clip(image, *COMPARED_HU) - np.clip(target, *COMPARED_HU)
-    return float(np.sqrt(np.mean(difference**2, dtype=np.float64)))
-
-
 Masks = dict[str, NDArray[np.bool_]]
 
 

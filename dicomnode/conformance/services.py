@@ -191,9 +191,12 @@ def _projections() -> Section:
         (
             f"An object with private elements of the groups {groups} is measured projections (DICOM-CT-PD), "
             "whatever its SOP class and Image Type say. They are received as CT images, one object a view, "
-            "read, checked, kept as they came, and not enhanced: axial fan-beam scans by the rule "
-            f"{code(NoRawMode.rule)}, helical ones by {code(HelicalProjections.rule)}, others by what is "
-            "wrong with them. Elements are found by group and low byte in whatever private "
+            "read, checked and kept as they came. Where the model has a raw mode, an axial fan-beam scan "
+            "whose slices make one even stack is reconstructed from its cleaned rays to CT images. These say "
+            "in Derivation Description of how many measured views a slice was made; each names as its source "
+            "one of them, with Spatial Locations Preserved NO. Without a raw mode such a scan is refused by "
+            f"the rule {code(NoRawMode.rule)}; helical ones are by {code(HelicalProjections.rule)}, others "
+            "by what is wrong with them. Elements are found by group and low byte in whatever private "
             "block they stand, also with value representation UN.",
             table("Private elements that are read of projections", "Tag | Name | VR | Private creator", rows),
         ),

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from dicomnode.demo.acquisition import LowDoseScan, learn_scanner, scan_again, told_dose, without_padding
+from dicomnode.demo.acquisition import LowDoseScan, scan_again, without_padding
 from dicomnode.demo.archive import Archive
 from dicomnode.demo.picture import draw
 from dicomnode.demo.room import LOW_DOSE, PICTURE, REPORT, RETURNED, check_room, make_room, note_what_was_made
@@ -35,11 +35,14 @@ from dicomnode.dicom.values import finite
 from dicomnode.dose_reference import DoseReference
 from dicomnode.engines.catalog import SHIPPED, load_engine
 from dicomnode.errors import DicomnodeError, DoseUnknown
+from dicomnode.evaluation.similarity import rmse_hu
 from dicomnode.journey.job import Job
+from dicomnode.journey.normal_dose import told_dose
 from dicomnode.network.send import send_files
 from dicomnode.node import Node
+from dicomnode.physics.lower_dose import learn_scanner, own_noise
 from dicomnode.physics.noise import measure_noise
-from dicomnode.quality import bias_by_tissue, rmse_hu
+from dicomnode.quality import bias_by_tissue
 from dicomnode.settings import Destination, Settings
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -102,7 +105,8 @@ def run(arguments: argparse.Namespace) -> int:
     with _progress(console) as progress:
         show = _Stations(progress)
         began = time.monotonic()
-        scanner = learn_scanner(whole, arguments.dose, arguments.seed)
+        own = own_noise(whole.hounsfield, whole.pixel_spacing_mm[0])
+        scanner = learn_scanner(own, arguments.dose, arguments.seed)
         original = _middle(whole, arguments.slices)
         scan = scan_again(original, scanner, out / LOW_DOSE, arguments.seed, show.slices)
         scan_seconds = round(time.monotonic() - began, 2)

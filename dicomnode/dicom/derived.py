@@ -51,6 +51,10 @@ THIN_MM: Final = 3.0
 """Slices of a head up to this thickness are said to show a face (0028,0302) where the source says nothing."""
 SOURCE_PURPOSE: Final = ("121322", "DCM", "Source image for image processing operation")
 WARNING: Final = "AI-processed image: noise reduced by a diffusion model. Compare with the original series."
+WARNING_RAW: Final = (
+    "AI-processed image: reconstructed from measured projections whose noise a diffusion model reduced. "
+    "Compare with the scanner's own reconstruction."
+)
 REPLACES: Final = "Replaces an earlier AI-processed series, made before all images had come."
 EQUIPMENT: Final = frozenset(
     {"Manufacturer", "ManufacturerModelName", "DeviceSerialNumber"}
@@ -159,7 +163,7 @@ def _new_values(
         "RescaleType": "HU",
         "DerivationDescription": derivation_text(identity, provenance),
         "DerivationCodeSequence": _sequence(_code(*marks.SMOOTHING_CODE), _code(*marks.DENOISING_CODE)),
-        "SourceImageSequence": _sequence(_source_image(origin, frame)),
+        "SourceImageSequence": _sequence(_source_image(origin, frame, provenance)),
         "ReferencedSeriesSequence": _referenced_series(source, origin),
         "ContributingEquipmentSequence": contributing_equipment(source, identity, provenance, moment),
         "ContentQualification": identity.content_qualification,
@@ -176,8 +180,10 @@ def derivation_text(identity: Identity, provenance: Provenance) -> str:
     decision = f" ({provenance.dose_decision})" if provenance.dose_decision else ""
     names = (identity.manufacturer, identity.model_name)
     maker = " ".join(dict.fromkeys(names))
+    views = provenance.measured_views
+    made = f"Reconstructed from {views} measured views (DICOM-CT-PD), with " if views else ""
     sentence = (
-        f"AI noise reduction by {maker} {identity.software_version}, "
+        f"{made}AI noise reduction by {maker} {identity.software_version}, "
         f"engine {provenance.engine}, model {provenance.model_id} {provenance.model_version} "
         f"(weights {provenance.weights_digest[:16]}); "
         f"start step {provenance.start_step} of {provenance.steps}, "
@@ -242,7 +248,8 @@ def revision_text(provenance: Provenance) -> str:
 def _comment(provenance: Provenance) -> str:
     reasons = f" Quality: {'; '.join(provenance.verdict_reasons)}." if provenance.verdict == "label" else ""
     replaces = f" {REPLACES}" if provenance.revision else ""
-    return plain_text(WARNING + replaces + reasons, SHORT_TEXT)
+    warning = WARNING_RAW if provenance.measured_views else WARNING
+    return plain_text(warning + replaces + reasons, SHORT_TEXT)
 
 
 def _our_equipment(identity: Identity) -> dict[str, object]:
@@ -292,11 +299,12 @@ def _processor(identity: Identity, provenance: Provenance, moment: datetime) -> 
     return item
 
 
-def _source_image(origin: Dataset, frame: int | None) -> Dataset:
+def _source_image(origin: Dataset, frame: int | None, provenance: Provenance) -> Dataset:
+    """The image it replaces, or one view of those it was reconstructed from: a turn would fill the header."""
     item = _reference(origin)
     if frame is not None:
         item.ReferencedFrameNumber = frame
-    item.SpatialLocationsPreserved = "YES"
+    item.SpatialLocationsPreserved = "NO" if provenance.measured_views else "YES"
     item.PurposeOfReferenceCodeSequence = _sequence(_code(*SOURCE_PURPOSE))
     return item
 

@@ -67,6 +67,7 @@ class Provenance:
     which the table `dose_reference` (name and version) says for the `regions` of the body. `dose_decision`:
     one sentence on who won between tags and noise, and by what factor.
 
+    `measured_views`: how many measured views a slice was reconstructed from; 0 where the source is images.
     `revision`: the generation of a result that replaces an earlier one somewhere; 0 where it replaces none.
     `processed_at` should carry its time zone; the objects show it in the zone of the source.
     """
@@ -96,6 +97,7 @@ class Provenance:
     regions: str = ""
     size_flags: tuple[str, ...] = ()
     revision: int = 0
+    measured_views: int = 0
     processed_at: datetime = field(default_factory=lambda: datetime.now().astimezone())
 
     @property

@@ -129,6 +129,7 @@ class _Groups:
         provenance = self._provenance
         flags = " ".join(provenance.dose.flags) or "none"
         reasons = "; ".join(provenance.verdict_reasons) or "none"
+        views = provenance.measured_views
         parameters = (
             f"engine={provenance.engine}",
             f"weights sha256={provenance.weights_digest}",
@@ -143,6 +144,7 @@ class _Groups:
             f"size flags={' '.join(provenance.size_flags) or 'none'}",
             f"dose source={provenance.dose.source} flags={flags}",
             *(f"dose report={uid}" for uid in provenance.dose.report_uids),
+            *([f"measured views a slice={views}"] if views else []),
             f"verdict={provenance.verdict} reasons={reasons}",
         )
         return sr.AlgorithmIdentification(

@@ -36,7 +36,14 @@ def bounded(low_dose: Tensor, proposed: Tensor, pixel_mm: float, cap: float = CA
         excess = average - torch.minimum(torch.maximum(average, -limit), limit)
         # spread over the same window it was averaged over, so that no edge appears where the cut begins
         correction = correction - _box(excess, width)
+    # a correction that was cut on one side more than on the other has a mean again
+    correction = correction - _gaussian(correction, MEAN_SIGMA_MM / pixel_mm)
     return low_dose + correction[:, 0]
+
+
+def slow_part(hounsfield: Tensor, pixel_mm: float) -> Tensor:
+    """What is left of slices [slice, row, column] when all that is smaller than a tissue is averaged out."""
+    return _gaussian(hounsfield[:, None], MEAN_SIGMA_MM / pixel_mm)[:, 0]
 
 
 def _odd(width_px: float) -> int:
@@ -51,7 +58,7 @@ def _mean_around(x: Tensor, outer_px: int, inner_px: int) -> Tensor:
 
 
 def _box(x: Tensor, width_px: int) -> Tensor:
-    """Mean over a square, separably; the border repeats."""
+    """Mean over a square, separably; the border mirrors."""
     if width_px == 1:
         return x
     half = width_px // 2
@@ -68,4 +75,12 @@ def _gaussian(x: Tensor, sigma_px: float) -> Tensor:
 
 
 def _edged(x: Tensor, columns: int, rows: int) -> Tensor:
-    return functional.pad(x, (columns, columns, rows, rows), mode="replicate")
+    """Mirrored at the border, its pixel repeated: an average over that keeps the mean of a slice."""
+    x = x[..., _mirror(x.shape[-1], columns, x.device)] if columns else x
+    return x[..., _mirror(x.shape[-2], rows, x.device), :] if rows else x
+
+
+def _mirror(length: int, beyond: int, device: torch.device) -> Tensor:
+    """Index of a line of that length, `beyond` more on both sides, however small the line is."""
+    at = torch.arange(-beyond, length + beyond, device=device) % (2 * length)
+    return torch.minimum(at, 2 * length - 1 - at)

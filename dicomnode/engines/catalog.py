@@ -20,18 +20,22 @@ def load_engine(
     """Load a model and check its digests. `device`: auto, cpu or cuda. Raises ModelError, WeightsMismatch."""
     folder = models_folder / model_id
     card = load_card(folder)
-    place = _device(device)
+    place = chosen_device(device)
     if threads:
         torch.set_num_threads(threads)
-    networks = [placed(_network(folder, part), place) for part in (card.projection, card.image)]
-    return NeedEngine(card, networks[0], networks[1], place)
+    projection, image = (placed(_network(folder, part), place) for part in (card.projection, card.image))
+    raw = placed(_network(folder, card.raw.network), place) if card.raw else None
+    return NeedEngine(card, projection, image, place, raw)
 
 
-def _device(name: str) -> torch.device:
+def chosen_device(name: str) -> torch.device:
+    """`auto`, `cpu` or `cuda` as a device. Raises ModelError where there is none of the kind."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelError("engine.device is cuda but torch sees no GPU: set it to auto or cpu")
+        raise ModelError(
+            f"engine.device is {name} (or --device), but torch sees no GPU: set it to auto or cpu"
+        )
     return torch.device(name)
 
 

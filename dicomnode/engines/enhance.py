@@ -15,7 +15,7 @@ from dicomnode.engines.start_step import StartStep
 from dicomnode.physics.geometry import WATER_ATTENUATION_PER_MM
 from dicomnode.physics.projection import filtered_backprojection, project
 
-STATIONS = ("project", "clean", "reconstruct", "refine")
+STATIONS = ("project", "clean", "reconstruct", "refine", "bound")
 HIGHEST_HU = 3071.0
 
 Observer = Callable[[str, int, int], None]
@@ -38,8 +38,11 @@ def enhance(
     seed: int,
     on_slice: Observer | None = None,
     batch: int = 4,
+    part: slice = slice(None),
 ) -> Enhanced:
     """Enhance a stack of slices, HU [slice, row, column] in and out, one start step a slice.
+
+    Each slice is seen with its neighbours; with `part` only those come back that it takes of the stack.
 
     The output is the input plus a bounded correction, never the round trip through the virtual scanner.
     Slices at step 0 come back as they are. The same input, engine and seed give the same pixels; the seed
@@ -48,17 +51,27 @@ def enhance(
     done: list[NDArray[np.float32]] = []
     seconds = dict.fromkeys(STATIONS, 0.0)
     rng = torch.Generator(device=engine.device).manual_seed(seed)
-    for first in range(0, len(hounsfield), batch):
-        finished = min(first + batch, len(hounsfield))
+    start, stop, _ = part.indices(len(hounsfield))
+    for first in range(start, stop, batch):
+        finished = min(first + batch, stop)
         low_dose = torch.from_numpy(hounsfield[first:finished]).to(engine.device)
+        neighbours = torch.from_numpy(neighbours_of(hounsfield, first, finished)).to(engine.device)
         here = starts[first:finished]
-        clock = _Clock(seconds, partial(_tell, on_slice, finished, len(hounsfield)), engine.device)
-        result = _enhance_batch(engine, low_dose, pixel_mm, here, rng, clock)
+        clock = Clock(seconds, partial(tell_station, on_slice, finished - start, stop - start), engine.device)
+        result = _enhance_batch(engine, low_dose, neighbours, pixel_mm, here, rng, clock)
         done.append(result.cpu().numpy())
-    return Enhanced(np.concatenate(done) if done else hounsfield.copy(), seconds)
+    return Enhanced(np.concatenate(done) if done else hounsfield[part].copy(), seconds)
 
 
-def _tell(on_slice: Observer | None, done: int, total: int, station: str) -> None:
+def neighbours_of(hounsfield: NDArray[np.float32], first: int, last: int) -> NDArray[np.float32]:
+    """The slices below and above each from `first` to before `last`, [slice, 2, row, column]."""
+    at = np.arange(first, last)
+    beside = np.stack([np.maximum(at - 1, 0), np.minimum(at + 1, len(hounsfield) - 1)], axis=1)
+    found: NDArray[np.float32] = hounsfield[beside]
+    return found
+
+
+def tell_station(on_slice: Observer | None, done: int, total: int, station: str) -> None:
     if on_slice:
         on_slice(station, done, total)
 
@@ -66,10 +79,11 @@ def _tell(on_slice: Observer | None, done: int, total: int, station: str) -> Non
 def _enhance_batch(
     engine: NeedEngine,
     low_dose: torch.Tensor,
+    neighbours: torch.Tensor,
     pixel_mm: float,
     starts: Sequence[StartStep],
     rng: torch.Generator,
-    clock: "_Clock",
+    clock: "Clock",
 ) -> torch.Tensor:
     x = low_dose.clamp(-1000.0, HIGHEST_HU)
     if all(start.step == 0 for start in starts):
@@ -86,8 +100,11 @@ def _enhance_batch(
     removed = filtered_backprojection(correction, beam) * (1000.0 / per_pixel)
     prior = x + removed[..., :rows, :columns]
     clock.lap("reconstruct")
-    refined = bounded(x, engine.refine(prior, x, starts), pixel_mm)
+    beside = neighbours.clamp(-1000.0, HIGHEST_HU)
+    proposed = engine.refine(prior, x, beside, starts)
     clock.lap("refine")
+    refined = bounded(x, proposed, pixel_mm)
+    clock.lap("bound")
     return low_dose + (refined - x)
 
 
@@ -98,7 +115,7 @@ def _squared(attenuation: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pad(attenuation, (0, side - columns, 0, side - rows)).contiguous()
 
 
-class _Clock:
+class Clock:
     """Adds the time since the last lap to a station and tells the observer."""
 
     def __init__(

@@ -54,6 +54,20 @@ class Schedule(_Part):
     steps: Annotated[int, Field(ge=2)]
 
 
+class RawMode(_Part):
+    """SPDiff on measured projections, where a model has it.
+
+    `schedule` as above, down to a lower dose than the published one. `passes`: predictions from the measured
+    dose to normal dose; by default one a step of the schedule. `photons`: what the network was trained for.
+    """
+
+    network: Network
+    schedule: Schedule
+    passes: Annotated[int, Field(ge=1)] | None = None
+    refill: Literal["mean", "drawn"] = "drawn"
+    photons: tuple[float, float]
+
+
 class Limits(_Part):
     """What the model was trained for; outside it the node clamps and says so."""
 
@@ -80,12 +94,14 @@ class ModelCard(_Part):
     limits: Limits
     projection: Network
     image: Network
+    raw: RawMode | None = None
     recipe: dict[str, str] = {}
 
     @property
     def weights_digest(self) -> str:
         """One SHA-256 for all weights of the model, as written into reports and derived images."""
-        return sha256((self.projection.sha256 + self.image.sha256).encode()).hexdigest()
+        raw = self.raw.network.sha256 if self.raw else ""
+        return sha256((self.projection.sha256 + self.image.sha256 + raw).encode()).hexdigest()
 
 
 def load_card(folder: Path) -> ModelCard:

@@ -72,7 +72,7 @@ def spread(
             runs = np.stack(
                 [
                     enhance(
-                        engine, hounsfield[here], pixel_mm, starts[here], _seed(seed, number, first)
+                        engine, hounsfield, pixel_mm, starts, _seed(seed, number, first), part=here
                     ).hounsfield
                     for number in range(seeds)
                 ]

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,10 @@ class UNetShape:
     widths: tuple[int, ...]
     conditions: int
     embedding: int = 64
+
+    def build(self) -> "UNet":
+        """A network of this shape that has learned nothing."""
+        return UNet(self)
 
 
 class UNet(nn.Module):
@@ -88,7 +95,7 @@ class _Block(nn.Module):
         return x + change
 
 
-def placed(network: UNet, device: torch.device) -> UNet:
+def placed(network: Net, device: torch.device) -> Net:
     """The network itself, moved to `device`, its images laid out channels last, as convolutions like them."""
     network.to(device)
     for weight in network.parameters():

@@ -16,11 +16,11 @@ from dicomnode.dicom.dose_report import DoseEvent, DoseReport, merged, read_dose
 from dicomnode.dicom.series import CtSeries, read_headers, read_series
 from dicomnode.dicom.values import numbers, text
 from dicomnode.engines.need.engine import NeedEngine
-from dicomnode.engines.start_step import SliceFacts, StartStep, told
+from dicomnode.engines.start_step import SliceFacts, StartStep
 from dicomnode.errors import DoseUnknown, GapInSeries, NotADoseReport, SeriesRefused, UnevenSpacing
 from dicomnode.inspection.folder import FoundStack
-from dicomnode.journey.matching import match_all, mean_diameter_mm, mean_ssde_mgy, regions_told, slice_facts
-from dicomnode.journey.projections import read_images
+from dicomnode.journey.matching import mean_diameter_mm, mean_ssde_mgy, regions_told, slice_facts
+from dicomnode.journey.raw_mode import Taken, match_taken, take_up
 from dicomnode.settings import Dose
 
 DOSE_REPORT: Final = "dose-report"
@@ -121,10 +121,10 @@ def look(found: FoundStack, judge: Judge) -> Finding:
     if found.series.dose_report:
         return replace(finding, rule=DOSE_REPORT, reason=_report_told(paths))
     try:
-        series = read_images(paths)
+        taken = take_up(paths, judge.engine)
     except SeriesRefused as refusal:
         return _as_far_as_it_goes(finding, refusal, paths, judge)
-    return _measured(finding, series, judge)
+    return _measured(finding, taken, judge)
 
 
 def _as_far_as_it_goes(
@@ -133,7 +133,7 @@ def _as_far_as_it_goes(
     """A refused stack with its dose; where only slices are missing also with what the others show."""
     seen = _despite_gaps(paths) if isinstance(refusal, GapInSeries | UnevenSpacing) else None
     if seen is not None:
-        return _refused(_measured(finding, seen, judge), refusal)
+        return _refused(_measured(finding, Taken(seen), judge), refusal)
     return replace(_refused(finding, refusal), dose=_dose_if_scan(paths, judge))
 
 
@@ -202,7 +202,8 @@ def _refused(finding: Finding, refusal: SeriesRefused) -> Finding:
     return replace(finding, accepted=False, rule=refusal.rule, reason=str(refusal))
 
 
-def _measured(finding: Finding, series: CtSeries, judge: Judge) -> Finding:
+def _measured(finding: Finding, taken: Taken, judge: Judge) -> Finding:
+    series = taken.series
     reading = read_dose(series.headers, judge.events(series.headers[0]))
     facts = slice_facts(series, reading, judge.dose.reference)
     diameter_mm = mean_diameter_mm(facts)
@@ -217,24 +218,27 @@ def _measured(finding: Finding, series: CtSeries, judge: Judge) -> Finding:
         slice_spacing_mm=round(series.slice_spacing_mm, 4),
         water_equivalent_diameter_mm=None if diameter_mm is None else round(diameter_mm, 1),
         noise_hu=round(median_low(noise_hu), 2) if noise_hu else None,
-        steps=judge.engine.card.schedule.steps,
+        steps=taken.steps(judge.engine),
         regions=regions_told(facts),
         size_flags=tuple(sorted({flag for one in facts for flag in one.flags})),
     )
     try:
-        starts = match_all(facts, judge.dose, judge.engine)
+        starts, sentence = match_taken(taken, facts, judge.dose, judge.engine)
     except DoseUnknown as refusal:
         return replace(_refused(finding, refusal), dose=_dose(reading, facts))
     return replace(
         finding,
         start_step=median_low([start.step for start in starts]),
         start_step_by_slice=tuple(start.step for start in starts),
-        dose=_dose(reading, facts, starts),
+        dose=_dose(reading, facts, starts, sentence),
     )
 
 
 def _dose(
-    reading: DoseReading, facts: Sequence[SliceFacts] = (), starts: Sequence[StartStep] = ()
+    reading: DoseReading,
+    facts: Sequence[SliceFacts] = (),
+    starts: Sequence[StartStep] = (),
+    sentence: str | None = None,
 ) -> DoseFinding:
     decided = Counter(start.decided_by for start in starts).most_common(1)
     return DoseFinding(
@@ -250,7 +254,7 @@ def _dose(
         fraction_by_noise=_median([start.fraction_by_noise for start in starts]),
         photons=round(median_low([start.photons for start in starts])) if starts else None,
         decided_by=decided[0][0] if decided else None,
-        told=told(starts) if starts else None,
+        told=sentence,
         report_uids=reading.report_uids,
         ctdivol_by_slice_mgy=tuple(_rounded(value) for value in reading.ctdivol_mgy),
         mas_by_slice=tuple(_rounded(value) for value in reading.mas),

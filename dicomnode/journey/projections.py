@@ -1,8 +1,9 @@
 """Measured projections on their way: from DICOM-CT-PD files to slices of the virtual scanner, and to HU.
 
-    read_projections -> rebin -> MeasuredSlices -> (an engine with a raw mode, one day) -> reconstruct
+    read_projections -> rebin -> MeasuredSlices -> reconstruct
 
-The engines of this node work on images. `refuse` says so of a series that was otherwise read.
+`raw_mode.py` has the way with an engine that cleans the rays first. Where the engine works on images alone,
+`refuse` says so of a series that was otherwise read.
 """
 
 import math
@@ -16,13 +17,13 @@ from numpy.typing import NDArray
 
 from dicomnode.dicom.acquisition import Detector
 from dicomnode.dicom.projections import MeasuredProjections, read_projections
-from dicomnode.dicom.series import CtSeries, read_series
 from dicomnode.dicom.turns import Turn
-from dicomnode.errors import ConeTooWide, InconsistentProjections, NoRawMode, ProjectionSeries
+from dicomnode.errors import ConeTooWide, InconsistentProjections, NoRawMode
 from dicomnode.physics.fan import FanDetector, Rays, Spot, pitch_at_axis_mm, plan_rebinning, reach_mm, trace
 from dicomnode.physics.geometry import ParallelBeam
-from dicomnode.physics.measured import MeasuredSlices, reconstruct
+from dicomnode.physics.measured import MeasuredSlices, reconstruct, seen
 from dicomnode.physics.photons import photons_from_quanta
+from dicomnode.physics.simulation import Window
 
 LEAST_VIEWS: Final = 720
 """Parallel views over half a turn: more do not help a slice of 512 pixels (measured)."""
@@ -50,6 +51,7 @@ class ReconstructedSeries:
     """HU float32 [slice, row, column] from feet to head, and where its slices lie.
 
     `position_mm` [slice, 3]: ImagePositionPatient (LPS, centre of the first pixel), about the isocentre;
+    `seen` [row, column]: inside the measured circle;
     `orientation`: ImageOrientationPatient. `photons` [slice] per reference ray, or None; `mas` [slice]: tube
     current times rotation time, or None.
     """
@@ -61,6 +63,7 @@ class ReconstructedSeries:
     thickness_mm: float
     photons: tuple[float, ...] | None
     mas: tuple[float, ...] | None
+    seen: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,25 +99,41 @@ def reconstruct_projections(
 
     :raises InconsistentProjections: PatientPosition does not tell left from right.
     """
-    projections = read_projections(paths)
+    return reconstruct_views(read_projections(paths), None, side_px, field_mm, outer_rows)
+
+
+def reconstruct_views(
+    projections: MeasuredProjections,
+    kernel: Window | None = None,
+    side_px: int = 512,
+    field_mm: float | None = None,
+    outer_rows: OuterRows = "refuse",
+) -> ReconstructedSeries:
+    """`rebin` and reconstruct with a kernel, or with the bare ramp; raises as `reconstruct_projections`."""
+    signs = _signs(projections)
+    measured = rebin(projections, side_px, field_mm, outer_rows)
+    window = None if kernel is None else kernel.window(measured.beam)
+    return _placed(reconstruct(measured, window), measured, signs)
+
+
+def _signs(projections: MeasuredProjections) -> tuple[int, int, int]:
     signs = ORIENTATIONS.get(projections.acquisition.patient_position)
     if signs is None:
         raise InconsistentProjections(
             "PatientPosition (0018,5100) is none of HFS, FFS, HFP, FFP: left and right cannot be told"
         )
-    measured = rebin(projections, side_px, field_mm, outer_rows)
-    return _placed(reconstruct(measured), measured, signs)
+    return signs
 
 
-def read_images(paths: Sequence[Path]) -> CtSeries:
-    """The images of one stack as the node takes them up: projections are refused by what they are.
+def views_of_slices(projections: MeasuredProjections) -> list[tuple[NDArray[np.intp], int]]:
+    """For every slice from feet to head the views that made it and the detector's row that saw it.
 
-    :raises SeriesRefused: as `read_series` and `refuse`.
+    The views of one position of the focal spot after those of another. With the default field and rows.
     """
-    try:
-        return read_series(paths)
-    except ProjectionSeries:
-        refuse(paths)
+    reach = _reach(projections)
+    field = min(projections.acquisition.scan_field_mm or math.inf, 2 * reach)
+    rows = _within_cone(_rows(projections), projections, field, "refuse")
+    return [(np.concatenate(row.spots), row.row) for row in rows][:: _signs(projections)[2]]
 
 
 def refuse(paths: Sequence[Path]) -> NoReturn:
@@ -144,9 +163,7 @@ def rebin(
     detector = projections.acquisition.detector
     fan = _fan(detector)
     first = _spot(projections, projections.turns[0].spots[0])
-    reach = min(
-        reach_mm(fan, _spot(projections, views)) for turn in projections.turns for views in turn.spots
-    )
+    reach = _reach(projections)
     field = min(field_mm or projections.acquisition.scan_field_mm or math.inf, 2 * reach)
     rows = _within_cone(_rows(projections), projections, field, outer_rows)
     pixel_mm = field / side_px
@@ -164,6 +181,11 @@ def rebin(
         reach_mm=reach,
         water_per_mm=projections.acquisition.water_attenuation_per_mm,
     )
+
+
+def _reach(projections: MeasuredProjections) -> float:
+    fan = _fan(projections.acquisition.detector)
+    return min(reach_mm(fan, _spot(projections, views)) for turn in projections.turns for views in turn.spots)
 
 
 def _fan(detector: Detector) -> FanDetector:
@@ -319,4 +341,5 @@ def _placed(
         thickness_mm=measured.thickness_mm,
         photons=None if measured.photons is None else measured.photons[upward],
         mas=None if measured.mas is None else measured.mas[upward],
+        seen=seen(measured),
     )

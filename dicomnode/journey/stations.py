@@ -30,17 +30,18 @@ from dicomnode.dicom.dose import DoseReading, read_dose
 from dicomnode.dicom.dose_joining import Scan, scans_of
 from dicomnode.dicom.provenance import Identity, Provenance, pipeline_digest
 from dicomnode.dicom.series import CtSeries
-from dicomnode.engines.enhance import enhance
+from dicomnode.engines.enhance import Enhanced, enhance
+from dicomnode.engines.enhance_rays import EnhancedRays, enhance_rays
 from dicomnode.engines.need.engine import NeedEngine
-from dicomnode.engines.start_step import SliceFacts, StartStep, told
+from dicomnode.engines.start_step import SliceFacts, StartStep
 from dicomnode.engines.uncertainty import drawing, spread
 from dicomnode.errors import HeldByQuality, NoSpread
 from dicomnode.journey.dose_reports import DoseReports
 from dicomnode.journey.job import Station
 from dicomnode.journey.manifest import OUTGOING, read_manifest
-from dicomnode.journey.matching import match_all, mean_diameter_mm, mean_ssde_mgy, regions_told, slice_facts
+from dicomnode.journey.matching import mean_diameter_mm, mean_ssde_mgy, regions_told, slice_facts
 from dicomnode.journey.order import Order
-from dicomnode.journey.projections import read_images
+from dicomnode.journey.raw_mode import Taken, match_taken, measured_rays, take_up
 from dicomnode.journey.writing import Work, earlier_results, write_objects
 from dicomnode.quality import Limits, judge
 from dicomnode.settings import Settings
@@ -72,7 +73,7 @@ class Stations:
         self._spool = spool
         self._engine = engine
         self._uid_key = settings.identity.uid_key_bytes or spool.uid_key()
-        self._held: tuple[str, CtSeries] | None = None
+        self._held: tuple[str, Taken] | None = None
         self.configuration_digest = _configuration_digest(settings)
         if settings.uncertainty_seeds:
             drawing(engine)  # a model that cannot is refused now, and not after the first series
@@ -100,7 +101,7 @@ class Stations:
         if station == "measure":
             return self._measure(order, folder)
         if station == "match":
-            return self._match(folder)
+            return self._match(order, folder)
         if station == "reconstruct":
             return self._reconstruct(order, folder, on_slice)
         if station == "judge":
@@ -141,13 +142,16 @@ class Stations:
     # --- the stations -----------------------------------------------------------------------
 
     def _series(self, order: Order) -> CtSeries:
+        return self._taken(order).series
+
+    def _taken(self, order: Order) -> Taken:
         """The series in memory; read again after a crash, with the same result."""
         if self._held is None or self._held[0] != order.job_id:
             folder = self._spool.series_folder(order.series_uid)
             paths = [folder / name for name in order.files]
-            series = read_images(paths)
-            series = replace(series, stack=order.stack, stack_number=order.stack_number)
-            self._held = order.job_id, series
+            taken = take_up(paths, self._engine)
+            series = replace(taken.series, stack=order.stack, stack_number=order.stack_number)
+            self._held = order.job_id, replace(taken, series=series)
         return self._held[1]
 
     def _assemble(self, order: Order) -> Mapping[str, object]:
@@ -160,6 +164,7 @@ class Stations:
             "slice_spacing_mm": series.slice_spacing_mm,
             "slice_thickness_mm": series.slice_thickness_mm,
             "content_digest": series.content_digest,
+            "measured_views": self._taken(order).views,
         }
 
     def _read_dose(self, order: Order) -> Mapping[str, object]:
@@ -183,17 +188,26 @@ class Stations:
             "slices": [asdict(one) for one in facts],
         }
 
-    def _match(self, folder: Path) -> Mapping[str, object]:
-        starts = match_all(_facts(folder), self._settings.dose, self._engine)
-        return {"told": told(starts), "starts": [asdict(start) for start in starts]}
+    def _match(self, order: Order, folder: Path) -> Mapping[str, object]:
+        taken, facts = self._taken(order), _facts(folder)
+        starts, sentence = match_taken(taken, facts, self._settings.dose, self._engine)
+        return {"told": sentence, "starts": [asdict(start) for start in starts]}
 
     def _reconstruct(self, order: Order, folder: Path, on_slice: OnSlice) -> Mapping[str, object]:
         """The long one. The pixels are on the disk before the station counts as passed."""
         series = self._series(order)
         seed = int(order.content_digest[:8], 16)
-        result = enhance(
-            self._engine, series.hounsfield, _pixel_mm(series), _starts(folder), seed, on_slice=on_slice
-        )
+        taken, starts = self._taken(order), _starts(folder)
+        result: Enhanced | EnhancedRays
+        outside: set[str] = set()
+        if taken.projections is not None:
+            rays = measured_rays(taken.projections, starts[0].photons, series)
+            result = enhance_rays(self._engine, rays, seed, on_slice)
+            outside = {sentence for start in result.starts for sentence in start.outside}
+        else:
+            result = enhance(
+                self._engine, series.hounsfield, _pixel_mm(series), starts, seed, on_slice=on_slice
+            )
         self._spool.write_durably(folder / _ENHANCED, *_npy(result.hounsfield))
         card = self._engine.card
         return {
@@ -202,20 +216,21 @@ class Stations:
             "model_version": card.version,
             "weights_digest": self._engine.weights_digest,
             "configuration_digest": self.configuration_digest,
-            "steps": card.schedule.steps,
+            "steps": taken.steps(self._engine),
+            "outside": sorted(outside),
             "seed": seed,
             "seconds_by_part": result.seconds,
             "processed_at": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "uncertainty": self._uncertainty(series, folder, seed, on_slice),
+            "uncertainty": self._uncertainty(taken, folder, seed, on_slice),
         }
 
-    def _uncertainty(
-        self, series: CtSeries, folder: Path, seed: int, on_slice: OnSlice
-    ) -> Mapping[str, object]:
+    def _uncertainty(self, taken: Taken, folder: Path, seed: int, on_slice: OnSlice) -> Mapping[str, object]:
         """The spread over seeds, on the disk, where a destination asks for it and there is one."""
-        seeds = self._settings.uncertainty_seeds
+        seeds, series = self._settings.uncertainty_seeds, taken.series
         if not seeds:
             return {"seeds": 0}
+        if taken.projections is not None:
+            return {"seeds": 0, "left_out": "the spread over seeds is not computed of measured projections"}
         try:
             deviation = spread(
                 self._engine, series.hounsfield, _pixel_mm(series), _starts(folder), seed, seeds, on_slice
@@ -310,8 +325,10 @@ class Stations:
             verdict_reasons=(
                 *verdict["reasons"],
                 *sorted({sentence for start in starts for sentence in start.outside}),
+                *made.get("outside", ()),
             ),
-            dose_decision=told(starts),
+            dose_decision=_read(folder / "match.json")["told"],
+            measured_views=_read(folder / "assemble.json").get("measured_views", 0),
             # the table that was measured against; another one may be configured by now
             dose_reference=measured["dose_reference"],
             regions=measured["regions"],

@@ -7,7 +7,8 @@ projection are linear, any strength is mixed later at no cost.
 
 import gzip
 import json
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,14 +31,29 @@ from dicomnode.physics.spectrum import with_gain
 _HU_STEP = 1.0 / 8.0
 _HIGHEST_HU = 3071.0
 
+ARRAYS = (
+    "slice_hu",
+    "noise",
+    "sinogram",
+    "noise_sinogram",
+    "beside_hu",
+    "beside_noise",
+    "beside_sinogram",
+)
+"""The arrays of an example."""
+
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """One normal-dose slice: `hounsfield` float32 [row, column], pixel in mm, the source it is from."""
+    """One normal-dose slice: `hounsfield` float32 [row, column], pixel in mm, the source it is from.
+
+    `beside` [2, row, column]: the slices below and above, the slice itself where there is none.
+    """
 
     hounsfield: NDArray[np.float32]
     pixel_mm: float
     source: str
+    beside: NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +62,8 @@ class Example:
 
     `slice_hu` [row, column]; `noise` [2, row, column] with a global level of 1; `sinogram` [view, detector]
     attenuation of the slice; `noise_sinogram` [2, view, detector] attenuation for 1 HU of noise level.
+    `beside_hu`, `beside_noise` [2, row, column] and `beside_sinogram` [2, view, detector]: the slices below
+    and above, one draw of the same noise for each, and their clean projections.
     `own_noise_hu`: the noise the slice has itself. `texture`: of the added noise. `unit_photons`: quanta per
     reference ray at which the noise has a level of 1 HU.
     """
@@ -54,6 +72,9 @@ class Example:
     noise: NDArray[np.float32]
     sinogram: NDArray[np.float32]
     noise_sinogram: NDArray[np.float32]
+    beside_hu: NDArray[np.float32]
+    beside_noise: NDArray[np.float32]
+    beside_sinogram: NDArray[np.float32]
     pixel_mm: float
     own_noise_hu: float
     texture: float
@@ -68,14 +89,57 @@ def read_slices(source: Source) -> Iterator[Slice]:
         )
     if source.kind == "nrrd":
         volume, pixel_mm = _read_nrrd(source.path)
-        yield from (Slice(image, pixel_mm, source.name) for image in volume[:: source.every])
+        for k in range(0, len(volume), source.every):
+            beside = volume[[max(k - 1, 0), min(k + 1, len(volume) - 1)]]
+            yield Slice(volume[k], pixel_mm, source.name, beside)
         return
-    for path in sorted(p for p in source.path.rglob("*") if p.is_file())[:: source.every]:
+    paths = sorted(p for p in source.path.rglob("*") if p.is_file())
+    stacks = _stacks(paths)
+    for path in paths[:: source.every]:
+        if path in stacks:
+            stack = stacks[path]
+            k = next(k for k, one in enumerate(stack) if one.path == path)
+            yield Slice(stack[k].hounsfield, stack[k].pixel_mm, source.name, _beside(stack, k))
+
+
+@dataclass(frozen=True, eq=False)
+class _Placed:
+    """A slice and its height along the normal of its stack."""
+
+    path: Path
+    hounsfield: NDArray[np.float32]
+    pixel_mm: float
+    height_mm: float
+
+
+def _stacks(paths: Sequence[Path]) -> dict[Path, list[_Placed]]:
+    """The slices that can be used, each with all of its series, sorted by height."""
+    series: dict[tuple[object, ...], list[_Placed]] = defaultdict(list)
+    for path in paths:
         try:
-            series = read_series([path])
+            one = read_series([path])
         except SeriesRefused:
             continue
-        yield Slice(series.hounsfield[0], series.pixel_spacing_mm[0], source.name)
+        header, image = one.headers[0], one.hounsfield[0]
+        x, y = np.array(header.ImageOrientationPatient, float).reshape(2, 3)
+        height_mm = float(np.cross(x, y) @ np.array(header.ImagePositionPatient, float))
+        key = (header.SeriesInstanceUID, one.convolution_kernel, image.shape, one.pixel_spacing_mm)
+        series[key].append(_Placed(path, image, one.pixel_spacing_mm[0], height_mm))
+    for stack in series.values():
+        stack.sort(key=lambda placed: placed.height_mm)
+    return {placed.path: stack for stack in series.values() for placed in stack}
+
+
+def _beside(stack: Sequence[_Placed], k: int) -> NDArray[np.float32]:
+    """The slices below and above number k; itself at the ends and next to a hole in the stack."""
+    heights = [placed.height_mm for placed in stack]
+    usual_mm = float(np.median(np.diff(heights))) if len(stack) > 1 else 0.0
+    found = []
+    for step in (-1, 1):
+        inside = 0 <= k + step < len(stack)
+        near = inside and 0.0 < abs(heights[k + step] - heights[k]) < 1.5 * usual_mm
+        found.append(stack[k + step if near else k].hounsfield)
+    return np.stack(found)
 
 
 def random_kernel(rng: np.random.Generator, cutoff_per_px: tuple[float, float]) -> Kernel:
@@ -143,29 +207,32 @@ def build(corpus: Corpus, folder: Path, seed: int, console: Console) -> list[Pat
 
 def _same_recipe(corpus: Corpus, folder: Path, seed: int) -> None:
     """Note what a corpus is made of; TrainingError where it was begun from something else."""
-    note, sources = folder / "recipe.json", [source.model_dump(exclude={"path"}) for source in corpus.sources]
-    # a checkout elsewhere has the same sources under another path
+    # a checkout elsewhere has the same sources under another path, from wherever it got them
+    sources = [source.model_dump(exclude={"path", "fetch"}) for source in corpus.sources]
+    note = folder / "recipe.json"
     made_of = json.dumps({"seed": seed, **corpus.model_dump(mode="json"), "sources": sources})
     if not note.exists():
         if any(folder.glob("*.npz")):
-            raise TrainingError(f"{folder} does not say what it was made of: choose another --run")
+            raise TrainingError(f"{folder} does not say what it was made of: choose another --corpus")
         part = note.with_suffix(".part")
         part.write_text(made_of)
         part.rename(note)
     elif note.read_text() != made_of:
-        raise TrainingError(f"{folder} was made from another recipe: choose another --run, or remove it")
+        raise TrainingError(f"{folder} was made from another recipe: choose another --corpus, or remove it")
 
 
 def make_example(piece: Slice, corpus: Corpus, beam: ParallelBeam, rng: np.random.Generator) -> Example:
-    """Draw kernel, photons and fine grain, add noise twice, project everything once."""
-    image = torch.from_numpy(np.clip(piece.hounsfield, -1000.0, _HIGHEST_HU))[None].contiguous()
+    """Draw kernel, photons and fine grain, add noise to slice (twice) and neighbours, project everything."""
+    stack = np.concatenate([piece.hounsfield[None], piece.beside])
+    image, *beside = torch.from_numpy(np.clip(stack, -1000.0, _HIGHEST_HU))[:, None].contiguous()
     beam = beam.for_side(image.shape[-1])
     kernel = random_kernel(rng, corpus.cutoff_per_px)
     photons = float(np.exp(rng.uniform(*np.log(corpus.photons))))
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     scanner = random_scanner(rng, image.shape[-1])
     draws = [
-        simulate_noise(image, piece.pixel_mm, photons, kernel, generator, scanner=scanner) for _ in range(2)
+        simulate_noise(one, piece.pixel_mm, photons, kernel, generator, scanner=scanner)
+        for one in (image, image, *beside)
     ]
     gain, edge = random_fine_gain(rng), float(rng.uniform(0.45, 0.65)) * min(kernel.cutoff_per_px, 0.75)
     band = (0.85 * edge, 1.3 * edge)
@@ -176,9 +243,14 @@ def make_example(piece: Slice, corpus: Corpus, beam: ParallelBeam, rng: np.rando
     own = measure_noise(image.numpy(), piece.pixel_mm)
     return Example(
         slice_hu=image[0].numpy(),
-        noise=noise.numpy(),
+        noise=noise[:2].numpy(),
         sinogram=(project((1.0 + image / 1000.0).clamp(min=0.0), beam)[0] * per_pixel).numpy(),
-        noise_sinogram=(project(noise / 1000.0, beam) * per_pixel).numpy(),
+        noise_sinogram=(project(noise[:2] / 1000.0, beam) * per_pixel).numpy(),
+        beside_hu=torch.cat(beside).numpy(),
+        beside_noise=noise[2:].numpy(),
+        beside_sinogram=(
+            project((1.0 + torch.cat(beside) / 1000.0).clamp(min=0.0), beam) * per_pixel
+        ).numpy(),
         pixel_mm=piece.pixel_mm,
         own_noise_hu=own.std_hu if own else 10.0,
         texture=level.texture,
@@ -194,8 +266,8 @@ def _usable(piece: Slice, corpus: Corpus) -> bool:
 
 def _save(example: Example, path: Path) -> None:
     """Store as 16-bit steps far below the noise; written aside and renamed, so a file is whole or absent."""
-    arrays = {"slice_hu": _pack(example.slice_hu, _HU_STEP)}
-    for name in ("noise", "sinogram", "noise_sinogram"):
+    arrays = {name: _pack(getattr(example, name), _HU_STEP) for name in ("slice_hu", "beside_hu")}
+    for name in set(ARRAYS) - set(arrays):
         values = getattr(example, name)
         arrays[name] = _pack(values, float(np.abs(values).max()) / 32000.0)
     numbers = np.array([example.pixel_mm, example.own_noise_hu, example.texture, example.unit_photons])
@@ -233,12 +305,11 @@ class PackedExample:
 
 def load_example(path: Path) -> PackedExample:
     """Read back what `build` wrote."""
-    names = ("slice_hu", "noise", "sinogram", "noise_sinogram")
     with np.load(path) as file:
         pixel_mm, own, texture, photons = (float(v) for v in file["numbers"])
         return PackedExample(
-            {n: file[n] for n in names},
-            {n: float(file[f"{n}_step"]) for n in names},
+            {n: file[n] for n in ARRAYS},
+            {n: float(file[f"{n}_step"]) for n in ARRAYS},
             pixel_mm,
             own,
             texture,

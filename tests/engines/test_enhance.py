@@ -88,9 +88,10 @@ def test_any_matrix(engine: NeedEngine, shape: tuple[int, int, int]) -> None:
 
 
 def test_mean_is_kept(engine: NeedEngine) -> None:
+    """But for what is cut: these weights are drawn, and their correction is lopsided."""
     x = stack()
     out = enhance(engine, x, 0.7, [START] * 5, seed=1).hounsfield
-    assert abs(float((out - x).mean())) < 0.5
+    np.testing.assert_allclose((out - x).mean(axis=(1, 2)), 0.0, atol=1.0)
 
 
 def test_padding_and_metal_keep_their_values(engine: NeedEngine) -> None:

@@ -23,11 +23,16 @@ class Removes(UNet):
     """Answers with a fixed noise estimate, in units of the noise level."""
 
     def __init__(self, answer: Tensor) -> None:
-        super().__init__(UNetShape(1, (1,), 1))
+        super().__init__(UNetShape(dgdiff.CHANNELS, (1,), 1))
         self.answer = answer
 
     def forward(self, x: Tensor, conditions: Tensor) -> Tensor:
         return self.answer.expand(len(x), 1, *x.shape[-2:])
+
+
+def pair(x: Tensor) -> Tensor:
+    """Neighbours of [1, row, column] that say nothing: the slice itself, twice."""
+    return x[:, None].expand(-1, 2, -1, -1)
 
 
 @pytest.mark.parametrize("k", range(1, 10))
@@ -66,7 +71,7 @@ def test_thinning_keeps_the_share_that_stays() -> None:
 def test_every_pass_count_ends_at_the_estimate(passes: int) -> None:
     x = torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(0)) * 60
     nothing = Removes(torch.zeros(1))
-    assert torch.allclose(dgdiff.refine(nothing, x, x, START, SCHEDULE, passes), x)
+    assert torch.allclose(dgdiff.refine(nothing, x, x, pair(x), START, SCHEDULE, passes), x)
     a = torch.rand(1, 12, 20, generator=torch.Generator().manual_seed(1)) * 4
     assert torch.allclose(spdiff.clean(nothing, a, START, SCHEDULE, passes, 0.7), a, atol=1e-4)
 
@@ -75,7 +80,7 @@ def test_step_zero_changes_nothing() -> None:
     x = torch.randn(1, 16, 16) * 60
     everything = Removes(torch.ones(1))
     normal = replace(START, step=0)
-    assert torch.equal(dgdiff.refine(everything, x, x, normal, SCHEDULE, 4), x)
+    assert torch.equal(dgdiff.refine(everything, x, x, pair(x), normal, SCHEDULE, 4), x)
     assert torch.equal(spdiff.clean(everything, x, normal, SCHEDULE, 4, 0.7), x)
 
 
@@ -198,8 +203,8 @@ def test_any_size_is_bounded() -> None:
 
 def test_inputs_are_in_units_of_the_noise() -> None:
     x = noise_image(4)
-    doubled = dgdiff.inputs(2 * x[None], 2 * x[None], torch.tensor(50.0))
-    single = dgdiff.inputs(x[None], x[None], torch.tensor(25.0))
+    doubled = dgdiff.inputs(2 * x[None], 3 * x[None], 4 * pair(x), torch.tensor(50.0))
+    single = dgdiff.inputs(x[None], 1.5 * x[None], 2 * pair(x), torch.tensor(25.0))
     assert torch.allclose(doubled[:, 1:], single[:, 1:], atol=1e-4)
     assert np.isfinite(doubled.numpy()).all()
 
@@ -212,7 +217,8 @@ def test_a_mirrored_slice_gives_the_mirrored_answer(axes: tuple[int, ...]) -> No
     nn.init.normal_(network.leave.weight, std=0.1)
     x = noise_image(5, side=64)
     with torch.inference_mode():
-        straight = dgdiff.predict(network, x, x, [START], mirrorings=4)
-        mirrored = dgdiff.predict(network, x.flip(axes), x.flip(axes), [START], mirrorings=4)
+        straight = dgdiff.predict(network, x, x, pair(x), [START], mirrorings=4)
+        turned = x.flip(axes)
+        mirrored = dgdiff.predict(network, turned, turned, pair(turned), [START], mirrorings=4)
     assert float((straight - x).abs().max()) > 1.0
     assert torch.allclose(mirrored.flip(axes), straight, atol=0.5)

@@ -55,10 +55,10 @@ class Fuse:
 class Poisoned(NeedEngine):
     """An engine that takes the whole process with it, as a fault in a native library does."""
 
-    def refine(self, prior, low_dose, starts):
+    def refine(self, prior, low_dose, neighbours, starts):
         if low_dose.shape[-1] == 48:
             die()
-        return super().refine(prior, low_dose, starts)
+        return super().refine(prior, low_dose, neighbours, starts)
 
 
 def live(settings: Settings, when: str) -> int:

@@ -241,10 +241,10 @@ def test_a_dose_report_is_stored_without_a_journey_and_mr_is_not_negotiated(
 class Sick(NeedEngine):
     """An engine with a fault that no error class foresees."""
 
-    def refine(self, prior, low_dose, starts):
+    def refine(self, prior, low_dose, neighbours, starts):
         if low_dose.shape[-1] == 48:
             raise ZeroDivisionError("something nobody thought of")
-        return super().refine(prior, low_dose, starts)
+        return super().refine(prior, low_dose, neighbours, starts)
 
 
 def sick(engine: NeedEngine) -> NeedEngine:
@@ -306,9 +306,9 @@ def test_a_result_that_fails_the_gate_stays_until_the_gate_is_changed(
 class Slow(NeedEngine):
     """An engine that takes its time, so that there is time to stop it."""
 
-    def refine(self, prior, low_dose, starts):
+    def refine(self, prior, low_dose, neighbours, starts):
         time.sleep(0.5)
-        return super().refine(prior, low_dose, starts)
+        return super().refine(prior, low_dose, neighbours, starts)
 
 
 @pytest.mark.slow

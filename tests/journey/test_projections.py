@@ -10,23 +10,54 @@ import pytest
 
 from dicomnode.demo.projections import FanScanner, scan, write_projections
 from dicomnode.dicom.projections import MeasuredProjections, read_projections
+from dicomnode.dicom.series import read_headers
+from dicomnode.engines.model_card import Network, RawMode, Schedule
+from dicomnode.engines.need import raw
 from dicomnode.engines.need.engine import NeedEngine
+from dicomnode.engines.need.poisson import EXTENDED
+from dicomnode.engines.unet import UNet, UNetShape
 from dicomnode.errors import ConeTooWide, HelicalProjections, InconsistentProjections, NoRawMode
 from dicomnode.journey.projections import (
     ReconstructedSeries,
     read_measured_slices,
     rebin,
     reconstruct_projections,
+    reconstruct_views,
     refuse,
 )
 from dicomnode.node import Node
 from dicomnode.physics.photons import REFERENCE_BIN_MM, REFERENCE_VIEWS
+from dicomnode.physics.simulation import STANDARD
 from dicomnode.spool import key
 from tests.dicom.test_projections import change, put
 from tests.fan_makers import disc, ends, small, through
-from tests.journey.scene import Pacs, low_dose_series, send_to, settings_for, wait_for_jobs
+from tests.journey.scene import Pacs, decoded, low_dose_series, send_to, settings_for, wait_for_jobs
 
 pytestmark = pytest.mark.slow
+
+RAW_MODE = RawMode(
+    network=Network(file="x", sha256="0" * 64, channels_in=6, widths=(8, 8), conditions=1, parameters=1),
+    schedule=Schedule(
+        most_photons=EXTENDED.most_photons, least_photons=EXTENDED.least_photons, steps=EXTENDED.steps
+    ),
+    passes=1,
+    photons=(5e3, 3e5),
+)
+
+
+@pytest.fixture(scope="module")
+def raw_engine(engine: NeedEngine) -> NeedEngine:
+    """The shipped model with a raw mode whose weights are set by hand.
+
+    It takes a ray for the mean of the 9 x 9 around it: what the middle slice has more goes straight through.
+    """
+    network = UNet(UNetShape(raw.CHANNELS, (8, 8), raw.CONDITIONS)).eval().requires_grad_(False)
+    for weight in network.parameters():
+        weight.zero_()
+    network.enter.weight[0, raw.CONTEXT + 1, 1, 1] = 1.0
+    network.leave.weight[0, 0, 1, 1] = 1.0
+    return replace(engine, card=engine.card.model_copy(update={"raw": RAW_MODE}), raw=network)
+
 
 FINE = {"columns": 240, "column_spacing_mm": 1.6, "central_column": 120.625, "views_per_turn": 360}
 
@@ -189,3 +220,42 @@ def test_projections_that_a_node_receives_are_kept_and_told(
     assert len(received) == 24
     again, before = reconstruct_projections(received, 64), reconstruct_projections(paths, 64)
     assert np.array_equal(again.hounsfield, before.hounsfield), "what is kept is what was sent"
+
+
+def test_projections_go_through_a_node_whose_model_has_a_raw_mode(
+    tmp_path: Path, pacs: Pacs, raw_engine: NeedEngine
+) -> None:
+    """A tenth of the dose in, CT images and a report out, which say what they were made of."""
+    scanner = small(**{**FINE, "views_per_turn": 180}, quanta=2.4e4, bow_tie=0.6)
+    paths = write_projections(scan(disc(128, 1.5), 1.5, scanner, (0.5,), seed=1), tmp_path / "raw")
+    patience = {"closed_seconds": 5.0, "quiet_seconds": 30.0, "give_up_seconds": 30.0}
+    settings = settings_for(tmp_path, pacs.port, completeness=patience)
+    with Node(settings, engine=raw_engine) as node:
+        assert len(send_to(node.port, paths).sent) == 180
+        (job,) = wait_for_jobs(node, seconds=300)
+    assert job.status == "done", job.reason
+    made = sorted(
+        (decoded(pacs.kept()[uid]) for uid in pacs.images()), key=lambda image: image.InstanceNumber
+    )
+    assert len(made) == 2
+    assert len(pacs.reports()) == 1
+    sent = {str(header.SOPInstanceUID) for header in read_headers(paths)}
+    named = [image.SourceImageSequence[0] for image in made]
+    assert len({str(one.ReferencedSOPInstanceUID) for one in named} & sent) == 2, "each by a view of its own"
+    for image in made:
+        assert list(image.ImageType) == ["DERIVED", "PRIMARY", "AXIAL", "AI_DENOISED"]
+        assert image.DerivationDescription.startswith("Reconstructed from 180 measured views (DICOM-CT-PD)")
+        assert "photons a reference ray" in image.DerivationDescription
+        assert image.ImageComments.startswith("AI-processed image: reconstructed from measured projections")
+        assert image.SourceImageSequence[0].SpatialLocationsPreserved == "NO"
+        assert image.FrameOfReferenceUID == made[0].FrameOfReferenceUID
+        assert not any(element.tag.is_private for element in image)
+    plain = reconstruct_views(read_projections(paths), STANDARD)
+    clean = reconstruct_views(scan(disc(128, 1.5), 1.5, scanner, (0.5,)), STANDARD)
+    result = np.stack([image.pixel_array.astype(np.float32) for image in made])
+    places = np.array([image.ImagePositionPatient for image in made], float)
+    assert places == pytest.approx(plain.position_mm, abs=1e-4)
+    water = np.hypot(*(np.mgrid[:512, :512] - 255.5)) * plain.pixel_mm < 70.0
+    before, after = ((image - clean.hounsfield)[:, water] for image in (plain.hounsfield, result))
+    assert after.std() < 0.6 * before.std()
+    assert abs(float(after.mean())) < 1.0

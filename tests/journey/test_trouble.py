@@ -113,7 +113,7 @@ def test_a_delivery_whose_record_cannot_be_written_is_tried_again(
 class Sick(NeedEngine):
     """An engine with a fault that no error class foresees."""
 
-    def refine(self, prior, low_dose, starts):
+    def refine(self, prior, low_dose, neighbours, starts):
         raise ZeroDivisionError("something nobody thought of")
 
 

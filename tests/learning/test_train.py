@@ -1,16 +1,25 @@
 """Training: the draws add up, a resumed run is the unbroken run, and what is published loads again."""
 
+import json
+import multiprocessing
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.image import imread
 from rich.console import Console
+from safetensors.torch import save_file
 
 from dicomnode.engines.catalog import load_engine
+from dicomnode.engines.need import spdiff
+from dicomnode.engines.unet import UNetShape
 from dicomnode.errors import TrainingError, WeightsMismatch
 from dicomnode.learning import draw
 from dicomnode.learning.corpus import (
+    ARRAYS,
     PackedExample,
     Slice,
     build,
@@ -19,9 +28,11 @@ from dicomnode.learning.corpus import (
     random_fine_gain,
     random_kernel,
 )
+from dicomnode.learning.plans import dgdiff_task, spdiff_task
 from dicomnode.learning.publish import publish
 from dicomnode.learning.recipe import Corpus, Recipe, Stage, load_recipe
-from dicomnode.learning.train import Trainer
+from dicomnode.learning.session import Session
+from dicomnode.learning.trainer import Task, Trainer, drawn
 from dicomnode.physics.geometry import ParallelBeam
 
 SIDE = 96
@@ -33,16 +44,16 @@ CORPUS = Corpus(sources=(), views=60, detectors=140)
 def phantom() -> Slice:
     y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
     image = np.where(np.hypot(x, y) < 40, 40.0, -1000.0).astype(np.float32)
-    return Slice(image, 3.0, "made")
+    above = np.where(np.hypot(x, y) < 36, 40.0, -1000.0).astype(np.float32)
+    return Slice(image, 3.0, "made", np.stack([image, above]))
 
 
 @pytest.fixture(scope="module")
 def example() -> PackedExample:
     rng = np.random.default_rng(0)
     made = make_example(phantom(), CORPUS, ParallelBeam(SIDE, 60, 140, 1.0), rng)
-    names = ("slice_hu", "noise", "sinogram", "noise_sinogram")
-    steps = {name: float(np.abs(getattr(made, name)).max()) / 32000 for name in names}
-    arrays = {name: np.rint(getattr(made, name) / steps[name]).astype(np.int16) for name in names}
+    steps = {name: float(np.abs(getattr(made, name)).max()) / 32000 for name in ARRAYS}
+    arrays = {name: np.rint(getattr(made, name) / steps[name]).astype(np.int16) for name in ARRAYS}
     return PackedExample(arrays, steps, made.pixel_mm, made.own_noise_hu, made.texture, made.unit_photons)
 
 
@@ -80,6 +91,18 @@ def test_input_minus_target_is_the_slice(example: PackedExample) -> None:
     assert int(unclipped.sum()) > 1000
     assert float(off.max()) < 0.5
     assert float((noisy - slice_hu).abs().max()) > 5.0
+
+
+def test_batches_are_in_single_precision(example: PackedExample) -> None:
+    """A double anywhere makes inputs that no network of floats takes."""
+    stage = TINY.model_copy(update={"objects": 0.5})
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        for batch in (
+            draw.projection_batch([example], stage, rng),
+            draw.image_batch([example], [], stage, rng),
+        ):
+            assert {batch.inputs.dtype, batch.conditions.dtype, batch.target.dtype} == {torch.float32}
 
 
 def test_same_seed_same_batch(example: PackedExample) -> None:
@@ -120,32 +143,107 @@ def test_fine_grain_grows_to_one_side_or_not_at_all() -> None:
     assert all(gain[15:17, 15:17].max() < 1.02 for gain in gains)
 
 
-def test_resumed_run_is_the_unbroken_run(example: PackedExample, tmp_path: Path) -> None:
-    def trainer(name: str) -> Trainer:
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        torch.manual_seed(0)
-        return Trainer("projection", TINY, folder, torch.device("cpu"), seed=5)
+def projection_task(example: PackedExample, stage: Stage = TINY) -> Task:
+    shape = UNetShape(spdiff.CHANNELS, stage.widths, spdiff.CONDITIONS)
+    return Task("projection", stage, shape, lambda rng: draw.projection_batch([example], stage, rng))
 
-    def batch(rng: np.random.Generator) -> draw.Batch:
-        return draw.projection_batch([example], TINY, rng)
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_resumed_run_is_the_unbroken_run_bit_for_bit(example: PackedExample, tmp_path: Path) -> None:
+    stage = TINY.model_copy(update={"steps": 120, "patch_px": 16})
+
+    def trainer(name: str) -> Trainer:
+        (tmp_path / name).mkdir(exist_ok=True)
+        return Trainer(projection_task(example, stage), tmp_path / name, torch.device("cpu"), seed=5)
 
     whole = trainer("whole")
-    assert whole.fit(batch, float("inf"), lambda step, loss: None)
+    assert whole.fit(float("inf"), lambda step, loss: None)
     broken = trainer("broken")
-    assert not broken.fit(batch, 0.0, lambda step, loss: None)  # the deadline is over after one step
+    assert not broken.fit(0.0, lambda step, loss: None)  # the deadline is over after one step
     assert broken.step == 1
-    resumed = trainer("broken")
-    assert resumed.step == 1
-    assert resumed.fit(batch, float("inf"), lambda step, loss: None)
-    for a, b in zip(whole.ema.parameters(), resumed.ema.parameters(), strict=True):
-        assert torch.allclose(a, b, atol=1e-6)
+    while not (resumed := trainer("broken")).fit(time.monotonic() + 0.2, lambda step, loss: None):
+        assert 1 < resumed.step < stage.steps
+    last = [torch.load(tmp_path / name / "projection.pt") for name in ("whole", "broken")]
+    for part in ("network", "ema"):
+        assert all(torch.equal(value, last[1][part][name]) for name, value in last[0][part].items())
+    for one, other in zip(*(state["optimizer"]["state"].values() for state in last), strict=True):
+        assert torch.equal(one["exp_avg_sq"], other["exp_avg_sq"])
+    assert last[0]["smooth"] == last[1]["smooth"]
+    curves = [(tmp_path / name / "projection.jsonl").read_text() for name in ("whole", "broken")]
+    assert curves[0] == curves[1]
+    assert curves[0].count("\n") == 3  # at 50, at 100 and at the end
+
+
+def test_a_killed_run_leaves_no_line_twice(example: PackedExample, tmp_path: Path) -> None:
+    """It told of steps it had not saved; what follows tells of them again."""
+    cpu = torch.device("cpu")
+    trainer = Trainer(projection_task(example), tmp_path, cpu, seed=5)
+    assert trainer.fit(float("inf"), lambda step, loss: None)
+    log = tmp_path / "projection.jsonl"
+    log.write_text(log.read_text() + '{"step": 9, "loss": 1.0, "learning_rate": 0.1}\n{"step": 1')
+    assert Trainer(projection_task(example), tmp_path, cpu, seed=5).step == 8
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [8]
+
+
+def test_another_network_is_not_gone_on_with(example: PackedExample, tmp_path: Path) -> None:
+    Trainer(projection_task(example), tmp_path, torch.device("cpu"), seed=5)._save()
+    wider = projection_task(example, TINY.model_copy(update={"widths": (8, 16)}))
+    with pytest.raises(TrainingError, match="another network"):
+        Trainer(wider, tmp_path, torch.device("cpu"), seed=5)
+
+
+def test_weights_depend_on_name_and_seed_alone(example: PackedExample, tmp_path: Path) -> None:
+    def weights(seed: int) -> torch.Tensor:
+        torch.rand(3)  # whatever else was drawn before
+        trainer = Trainer(projection_task(example), tmp_path, torch.device("cpu"), seed)
+        return trainer.network.get_parameter("enter.weight")
+
+    assert torch.equal(weights(5), weights(5))
+    assert not torch.equal(weights(5), weights(6))
+
+
+def test_drawing_processes_draw_the_same(example: PackedExample) -> None:
+    task = projection_task(example)
+    alone = list(drawn(task.draw, 3, range(4, 11)))
+    together = list(drawn(task.draw, 3, range(4, 11), workers=2))
+    assert len(alone) == len(together) == 7
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one.inputs, other.inputs)
+        assert torch.equal(one.conditions, other.conditions)
+        assert torch.equal(one.target, other.target)
+
+
+def test_drawing_ends_with_the_training(example: PackedExample) -> None:
+    batches = drawn(projection_task(example).draw, 3, range(10**6), workers=2)
+    next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()
+    assert not multiprocessing.active_children()
+
+
+def test_a_curve_is_drawn_at_every_stop(example: PackedExample, tmp_path: Path) -> None:
+    stage = TINY.model_copy(update={"steps": 51, "patch_px": 16})
+    trainer = Trainer(projection_task(example, stage), tmp_path, torch.device("cpu"), seed=5)
+    assert trainer.fit(float("inf"), lambda step, loss: None)
+    picture = imread(tmp_path / "projection.png")
+    assert picture.shape[:2] == (450, 800)
+    assert np.ptp(picture[..., :3]) > 0.5
 
 
 def test_published_model_loads_and_is_checked(example: PackedExample, tmp_path: Path) -> None:
-    for name in ("projection", "image"):
-        Trainer(name, TINY, tmp_path, torch.device("cpu"), seed=1)._save()
     recipe = Recipe(model_id="tiny", version="0", corpus=CORPUS, projection=TINY, image=TINY)
+    cpu = torch.device("cpu")
+    session = Session(tmp_path, tmp_path / "corpus", 1, cpu, float("inf"), Console(quiet=True))
+    for task in (spdiff_task(recipe, session), dgdiff_task(recipe, session)):
+        Trainer(task, tmp_path, cpu, seed=1)._save()
     folder = publish(recipe, tmp_path, tmp_path / "models")
     engine = load_engine(tmp_path / "models", "tiny", "cpu")
     assert len(engine.weights_digest) == 64
@@ -174,8 +272,50 @@ def test_corpus_from_dicom_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert load_example(first[0]).arrays["noise"].shape[0] == 2
 
 
-def test_shipped_recipe_reads() -> None:
-    recipe = load_recipe(ROOT / "configs" / "train-need-small.yaml")
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("train-*.yaml")), ids=lambda path: path.stem)
+def test_shipped_recipes_read_and_stay_off_what_is_tested_on(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert path.stem.startswith(f"train-{recipe.model_id.removesuffix('-base')}")
     names = " ".join(str(source.path) for source in recipe.corpus.sources)
     assert "mayo" not in names
     assert "lidc" not in names.lower()
+
+
+def test_every_recipe_is_explained() -> None:
+    told = (ROOT / "configs" / "README.md").read_text()
+    for path in (ROOT / "configs").glob("train-*.yaml"):
+        assert f"`{path.name}`" in told
+
+
+def test_shipped_recipes_share_one_corpus() -> None:
+    paths = sorted((ROOT / "configs").glob("train-*.yaml"))
+    recipes = [load_recipe(path) for path in paths]
+    assert len(recipes) == 4
+    assert len({(recipe.corpus.model_dump_json(), recipe.seed) for recipe in recipes}) == 1
+
+
+def test_the_plain_network_has_size_and_time_of_dgdiff() -> None:
+    need, unet = (load_recipe(ROOT / "configs" / f"train-{name}.yaml") for name in ("need-small", "unet"))
+    for key in ("widths", "steps", "batch", "patch_px", "learning_rate", "noise_hu", "objects"):
+        assert getattr(need.image, key) == getattr(unet.image, key)
+
+
+def test_weights_of_the_large_model_fit_into_16_mb(tmp_path: Path) -> None:
+    recipe = load_recipe(ROOT / "configs" / "train-need.yaml")
+    assert isinstance(recipe, Recipe)
+    cpu = torch.device("cpu")
+    session = Session(tmp_path, tmp_path / "corpus", 1, cpu, float("inf"), Console(quiet=True))
+    for task in (spdiff_task(recipe, session), dgdiff_task(recipe, session)):
+        weights = {name: value.half() for name, value in task.shape.build().state_dict().items()}
+        save_file(weights, tmp_path / "weights.safetensors")
+        assert 6e6 < (tmp_path / "weights.safetensors").stat().st_size < 16e6
+
+
+def test_a_recipe_of_no_known_kind_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("engine: magic\n")
+    with pytest.raises(TrainingError, match="known are need, red-cnn, unet"):
+        load_recipe(path)
+    path.write_text("- 1\n")
+    with pytest.raises(TrainingError, match="must be a mapping"):
+        load_recipe(path)

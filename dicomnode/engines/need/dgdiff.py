@@ -18,7 +18,9 @@ from dicomnode.engines.need.spdiff import thinned
 from dicomnode.engines.start_step import PhotonSchedule, StartStep
 from dicomnode.engines.unet import UNet, bf16_pays, condition_tensor, high_pass
 
-CHANNELS, CONDITIONS = 3, 3
+CHANNELS, CONDITIONS = 5, 3
+ALONE = 3
+"""Channels of a network that sees no neighbours."""
 
 
 def conditions(noise_hu: float, texture: float, fraction: float) -> tuple[float, ...]:
@@ -26,14 +28,15 @@ def conditions(noise_hu: float, texture: float, fraction: float) -> tuple[float,
     return (math.log(noise_hu / 25.0), texture, fraction)
 
 
-def inputs(x: Tensor, prior: Tensor, noise_hu: Tensor) -> Tensor:
-    """Channels [n, 3, row, column].
+def inputs(x: Tensor, prior: Tensor, neighbours: Tensor, noise_hu: Tensor) -> Tensor:
+    """Channels [n, 5, row, column] of slices and their priors [n, 1, ...] and their neighbours [n, 2, ...].
 
-    HU, its high frequencies and the prior's proposal in units of the noise.
+    HU; its high frequencies, the prior's proposal and what the slices below and above have more, all in units
+    of the noise. A slice stands in for a neighbour that is missing: nothing more.
     """
     fine = (high_pass(x) / noise_hu).clamp(-12.0, 12.0)
-    proposal = ((prior - x) / noise_hu).clamp(-12.0, 12.0)
-    return torch.cat([x.clamp(-1100.0, 2000.0) / 500.0, fine, proposal], dim=1)
+    more = ((torch.cat([prior, neighbours], dim=1) - x) / noise_hu).clamp(-12.0, 12.0)
+    return torch.cat([x.clamp(-1100.0, 2000.0) / 500.0, fine, more], dim=1)
 
 
 MIRRORINGS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
@@ -41,17 +44,24 @@ MIRRORINGS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 
 
 def predict(
-    network: UNet, x: Tensor, prior: Tensor, starts: Sequence[StartStep], mirrorings: int = 1
+    network: UNet,
+    x: Tensor,
+    prior: Tensor,
+    neighbours: Tensor,
+    starts: Sequence[StartStep],
+    mirrorings: int = 1,
 ) -> Tensor:
     """xhat_0: the slices at normal dose, HU [n, row, column], given state and prior of the same shape.
 
-    With several `mirrorings` the mean of the answers to the mirrored slice: noise has no handedness, so what
-    differs between them is the network's own error.
+    `neighbours` [n, 2, row, column]: the slices below and above. With several `mirrorings` the mean of the
+    answers to the mirrored slice: noise has no handedness, so what differs between them is the network's own
+    error.
     """
     noise_hu = x.new_tensor([s.noise_hu for s in starts])[:, None, None, None]
     rows = [conditions(s.noise_hu, s.texture, s.fraction) for s in starts]
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16_pays(x.device)):
-        channels, steer = inputs(x[:, None], prior[:, None], noise_hu), condition_tensor(rows, x)
+        channels = inputs(x[:, None], prior[:, None], neighbours, noise_hu)[:, : network.shape.channels_in]
+        steer = condition_tensor(rows, x)
         answers = [network(channels.flip(axes), steer).float().flip(axes) for axes in MIRRORINGS[:mirrorings]]
     return x - (torch.stack(answers).mean(dim=0) * noise_hu)[:, 0]
 
@@ -60,6 +70,7 @@ def refine(
     network: UNet,
     prior: Tensor,
     low_dose: Tensor,
+    neighbours: Tensor,
     start: StartStep,
     schedule: PhotonSchedule,
     passes: int,
@@ -67,13 +78,14 @@ def refine(
 ) -> Tensor:
     """Reverse process for one slice, HU [1, row, column]; the identity at step 0.
 
+    `neighbours` [1, 2, row, column] stay as they were measured (NEED 1.5).
     x_{k-1} = xhat_0 + (lambda_k / lambda_{k-1}) (x_k - xhat_0): the posterior mean of the forward process,
     the image-domain twin of SPDiff's refill.
     """
     x, state = low_dose, start
     steps = (*schedule.path(start.step, passes), 0)
     for k, following in pairwise(steps):
-        xhat0 = predict(network, x, prior, [state], mirrorings)
+        xhat0 = predict(network, x, prior, neighbours, [state], mirrorings)
         if following == 0:
             return xhat0
         ratio = float(schedule.photons[k] / schedule.photons[following])

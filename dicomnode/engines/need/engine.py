@@ -1,4 +1,4 @@
-"""The engine NEED, image mode: three verbs over two networks."""
+"""The engine NEED: three verbs over two networks for images, and one more for measured projections."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,11 +6,21 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dicomnode.engines.model_card import ModelCard
-from dicomnode.engines.need import dgdiff, spdiff
-from dicomnode.engines.start_step import PhotonSchedule, SliceFacts, StartStep, match
+from dicomnode.engines.model_card import ModelCard, RawMode
+from dicomnode.engines.need import dgdiff, raw, spdiff
+from dicomnode.engines.need.poisson import ShiftedPoisson
+from dicomnode.engines.start_step import (
+    LEAST_FRACTION,
+    TYPICAL_TEXTURE,
+    PhotonSchedule,
+    SliceFacts,
+    StartStep,
+    match,
+)
 from dicomnode.engines.unet import UNet
+from dicomnode.errors import NoRawMode
 from dicomnode.physics.geometry import ParallelBeam
+from dicomnode.physics.photons import NORMAL_DOSE_PHOTONS
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +31,7 @@ class NeedEngine:
     projection: UNet
     image: UNet
     device: torch.device
+    raw: UNet | None = None
 
     @property
     def schedule(self) -> PhotonSchedule:
@@ -41,14 +52,39 @@ class NeedEngine:
 
         What lies outside the limits of the card is told to the networks as the nearest they know.
         """
-        start, limits = match(facts, self.schedule), self.card.limits
+        return self.within_limits(match(facts, self.schedule), facts.pixel_mm)
+
+    def match_photons(self, photons: float, facts: SliceFacts) -> StartStep:
+        """The start step of measured projections, whose photons per reference ray are known.
+
+        k* goes by incident photons alone (NEED 1.6): the size of the patient is in the rays already.
+        """
+        fraction = min(max(photons / NORMAL_DOSE_PHOTONS, LEAST_FRACTION), 1.0)
+        step, (low, high) = self.process.schedule.nearest(photons), self._raw_mode.photons
+        outside = f"photons {photons:.3g} are outside what the model was trained for, {low:g} to {high:g}"
+        return StartStep(
+            step=step,
+            photons=photons,
+            fraction=fraction,
+            noise_hu=facts.noise_hu or self.card.limits.noise_hu[1],
+            texture=TYPICAL_TEXTURE if facts.texture is None else facts.texture,
+            decided_by="tags",
+            log_ratio=None,
+            outside=() if step == 0 or low <= photons <= high else (outside,),
+            verdict="tags alone",
+            fraction_by_tags=fraction,
+        )
+
+    def within_limits(self, start: StartStep, pixel_mm: float) -> StartStep:
+        """The start step as the image network is told it, and what it was not trained for."""
+        limits = self.card.limits
         noise_hu, texture = _within(start.noise_hu, limits.noise_hu), _within(start.texture, limits.texture)
         outside = [
             f"{name} {value:.3g} is outside what the model was trained for, {low:g} to {high:g}"
             for name, value, (low, high) in (
                 ("noise (HU)", start.noise_hu, limits.noise_hu),
                 ("noise texture", start.texture, limits.texture),
-                ("pixel (mm)", facts.pixel_mm, limits.pixel_mm),
+                ("pixel (mm)", pixel_mm, limits.pixel_mm),
             )
             if start.step > 0 and not low <= value <= high
         ]
@@ -75,16 +111,62 @@ class NeedEngine:
             ]
         )
 
+    @property
+    def process(self) -> ShiftedPoisson:
+        """The shifted Poisson process of the raw mode. NoRawMode where the model has none."""
+        s = self._raw_mode.schedule
+        return ShiftedPoisson(PhotonSchedule(s.most_photons, s.least_photons, s.steps))
+
+    @property
+    def _raw_mode(self) -> RawMode:
+        if self.card.raw is None or self.raw is None:
+            raise NoRawMode(
+                f"model {self.card.id} has no raw mode: it enhances reconstructed images only; name another "
+                "model, or send the reconstructed series"
+            )
+        return self.card.raw
+
     @torch.inference_mode()
-    def refine(self, prior: Tensor, low_dose: Tensor, starts: Sequence[StartStep]) -> Tensor:
-        """Slices at normal dose: HU [slice, row, column] in and out."""
+    def clean_counts(
+        self,
+        transmissions: Tensor,
+        photons: float,
+        share: float | Tensor = 1.0,
+        rng: torch.Generator | None = None,
+    ) -> Tensor:
+        """Measured transmissions at normal dose, [slice, view, ray] in and out, as `raw.clean`.
+
+        Every neighbourhood keeps the photons counted in it. NoRawMode where the model has no raw mode.
+        """
+        mode = self._raw_mode
+        if self.raw is None or self.process.schedule.nearest(photons) == 0:
+            return transmissions
+        rng = rng if mode.refill == "drawn" else None
+        cleaned = raw.clean(self.raw, self.process, transmissions, photons, rng, share, mode.passes)
+        return raw.conserved(transmissions, cleaned, share * photons)
+
+    @torch.inference_mode()
+    def refine(
+        self, prior: Tensor, low_dose: Tensor, neighbours: Tensor, starts: Sequence[StartStep]
+    ) -> Tensor:
+        """Slices at normal dose: HU [slice, row, column] in and out.
+
+        `neighbours` [slice, 2, row, column]: the slices below and above each, itself where there is none.
+        """
         card = self.card
         return torch.cat(
             [
                 dgdiff.refine(
-                    self.image, p[None], x[None], start, self.schedule, card.image_passes, card.mirrorings
+                    self.image,
+                    p[None],
+                    x[None],
+                    beside[None],
+                    start,
+                    self.schedule,
+                    card.image_passes,
+                    card.mirrorings,
                 )
-                for p, x, start in zip(prior, low_dose, starts, strict=True)
+                for p, x, beside, start in zip(prior, low_dose, neighbours, starts, strict=True)
             ]
         )
 

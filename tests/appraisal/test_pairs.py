@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from dicomnode.__main__ import main
+from dicomnode.appraisal.pairs import FIGURES, METHODS, compare, match_pairs
 from dicomnode.errors import TrainingError
-from dicomnode.learning.evaluate import FIGURES, METHODS, compare, match_pairs
 from tests.makers import make_series, phantom
 
 

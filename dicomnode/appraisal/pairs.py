@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from skimage.metrics import structural_similarity
-from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
+from dicomnode.appraisal.methods import non_local_means, total_variation
 from dicomnode.dicom.dose import read_dose
 from dicomnode.dicom.series import CtSeries, read_series
 from dicomnode.dose_reference import DoseReference
@@ -24,9 +23,10 @@ from dicomnode.engines.enhance import enhance
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.start_step import StartStep
 from dicomnode.errors import SeriesRefused, TrainingError
+from dicomnode.evaluation.similarity import psnr_db, rmse_hu, ssim
 from dicomnode.journey.matching import slice_facts
 from dicomnode.physics.noise import measure_noise
-from dicomnode.quality import COMPARED_HU, bias_by_tissue, rmse_hu
+from dicomnode.quality import bias_by_tissue
 
 METHODS = ("input", "enhanced", "nlm", "tv")
 FIGURES = ("psnr_db", "ssim", "rmse_hu", "bias_hu", "noise_hu")
@@ -34,21 +34,15 @@ POSITION_TOLERANCE_MM = 0.05
 
 Image = NDArray[np.float32]
 
-# scikit-image says it is typed, but these two are not
-_similarity: Callable[..., float] = structural_similarity
-_chambolle: Callable[..., Image] = denoise_tv_chambolle
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `dicomnode evaluate`."""
-    what = parser.add_subparsers(dest="what", required=True)
-    pairs = what.add_parser("pairs", help="low-dose against full-dose DICOM, matched by position")
-    pairs.add_argument("low", type=Path, metavar="LOW_DIR")
-    pairs.add_argument("full", type=Path, metavar="FULL_DIR")
-    pairs.add_argument("--model", default="need-small")
-    pairs.add_argument("--models", type=Path, default=SHIPPED, help="folder of model folders")
-    pairs.add_argument("--device", default="auto")
-    pairs.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures here too")
+    """Arguments of `dicomnode evaluate pairs`."""
+    parser.add_argument("low", type=Path, metavar="LOW_DIR")
+    parser.add_argument("full", type=Path, metavar="FULL_DIR")
+    parser.add_argument("--model", default="need-small")
+    parser.add_argument("--models", type=Path, default=SHIPPED, help="folder of model folders")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures here too")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -127,40 +121,15 @@ def score(pair: Pair, engine: NeedEngine) -> Score:
 
 
 def compare(image: Image, target: Image, pixel_mm: float) -> dict[str, float]:
-    """PSNR over the target's own range, SSIM (11 x 11 Gaussian), RMSE, bias in soft tissue, noise.
-
-    HU clipped.
-    """
-    x, y = (np.clip(a, *COMPARED_HU).astype(np.float64) for a in (image, target))
-    span = float(y.max() - y.min())
-    rmse = rmse_hu(image, target)
+    """PSNR, SSIM and RMSE (`evaluation.similarity`), bias in soft tissue, noise. HU [row, column]."""
     noise = measure_noise(image[None], pixel_mm)
     return {
-        "psnr_db": float(20.0 * np.log10(span / rmse)) if rmse else float("inf"),
-        "ssim": float(
-            _similarity(x, y, data_range=span, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
-        ),
-        "rmse_hu": rmse,
+        "psnr_db": psnr_db(image, target),
+        "ssim": ssim(image, target),
+        "rmse_hu": rmse_hu(image, target),
         "bias_hu": bias_by_tissue(target[None], (image - target)[None]).get("soft", float("nan")),
         "noise_hu": noise.std_hu if noise else float("nan"),
     }
-
-
-def non_local_means(image: Image, sigma_hu: float) -> Image:
-    """NLM, h = 0.6 sigma (Buades et al.), HU in and out."""
-    x = np.clip(image, *COMPARED_HU)
-    out: Image = denoise_nl_means(
-        x, patch_size=5, patch_distance=6, h=0.6 * sigma_hu, sigma=sigma_hu, fast_mode=True
-    )
-    return out.astype(np.float32)
-
-
-def total_variation(image: Image, sigma_hu: float) -> Image:
-    """Rudin-Osher-Fatemi TV, weight 0.5 sigma, HU in and out."""
-    low, high = COMPARED_HU
-    x = (np.clip(image, low, high) - low) / (high - low)
-    out: Image = _chambolle(x, weight=0.5 * sigma_hu / (high - low)) * (high - low) + low
-    return out.astype(np.float32)
 
 
 def summarise(scores: Sequence[Score]) -> dict[str, Any]:

@@ -1,0 +1,231 @@
+"""What a method does to noise, to edges, bars and dots, and to faint discs: seen in planned slices."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dicomnode.appraisal.cases import Case
+from dicomnode.appraisal.inserts import DISCS, NOISE_SIDE_PX, Plan, bars, edge
+from dicomnode.appraisal.methods import Method, Volume
+from dicomnode.errors import NotMeasurable
+from dicomnode.evaluation.detectability import Detectability, dense_channels, observe
+from dicomnode.evaluation.insertion import Disc, Responses, together
+from dicomnode.evaluation.places import cut
+from dicomnode.evaluation.sharpness import Kept, Sharpness, Transfer, bars_kept, dot_kept, edge_transfer
+from dicomnode.evaluation.texture import (
+    NoisePower,
+    RadialNoisePower,
+    power_in_difference,
+    power_in_places,
+)
+
+FREQUENCY_STEP_PER_CM = 0.25
+CHANNELS = 6
+"""The finest of the ten: the coarse ones are flat over squares as small as these discs', and each costs
+places, of which a patient has few."""
+
+HIGHEST_PER_CM = 10.0
+"""As far as curves are told."""
+
+_Field = NDArray[np.float64]
+
+
+@dataclass(eq=False)
+class Probed:
+    """What one method made of all planned slices of one dose and kernel, by pixel size where it matters."""
+
+    powers: list[NoisePower] = field(default_factory=list)
+    responses: dict[tuple[str, float, float], list[Responses]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    """By kind, contrast in HU and pixel in mm."""
+
+    present: dict[tuple[Disc, float], list[Volume]] = field(default_factory=lambda: defaultdict(list))
+    absent: dict[tuple[Disc, float], list[Volume]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, method: Method, case: Case, done: Callable[[int], None]) -> None:
+        """Run the method on the planned slices of a case; `done` is told of every slice worked on."""
+        for plan in case.plans:
+            work = _Window(method, case, plan)
+            without = work(lambda image: image)
+            self._add_noise(work, without, case, plan)
+            done(2)
+            for mixture in plan.mixtures:
+                with_them = work(mixture.into) if mixture.objects else without
+                for kind, planted in mixture.objects.items():
+                    key = kind, mixture.contrast_hu, case.scan.pixel_mm
+                    self.responses[key].append(planted.response(without, with_them))
+                done(1)
+            for discs in plan.discs:
+                out: Volume = work(discs.into)[None]
+                place = discs.disc, discs.pixel_mm
+                with_disc: Volume = cut(out, discs.present, discs.side_px)
+                without_disc: Volume = cut(out, discs.absent, discs.side_px)
+                self.present[place].extend(with_disc)
+                self.absent[place].extend(without_disc)
+                done(1)
+
+    def _add_noise(self, work: "_Window", without: Volume, case: Case, plan: Plan) -> None:
+        if not plan.squares:
+            return
+        pixel_mm = case.scan.pixel_mm
+        if case.again is None:
+            self.powers.append(power_in_places(without[None], plan.squares, NOISE_SIDE_PX, pixel_mm))
+            return
+        again = work.again()
+        self.powers.append(
+            power_in_difference(without[None], again[None], plan.squares, NOISE_SIDE_PX, pixel_mm)
+        )
+
+    def noise_power(self) -> RadialNoisePower | None:
+        """The mean radial spectrum over all squares, of all pixel sizes on one grid; None without squares."""
+        if not self.powers:
+            return None
+        radials = [power.radial() for power in self.powers]
+        highest = min(float(radial.frequency_per_cm[-1]) for radial in radials)
+        grid = np.arange(0.0, highest, FREQUENCY_STEP_PER_CM)
+        curves = [np.interp(grid, one.frequency_per_cm, one.density_hu2_cm2) for one in radials]
+        weights = [power.squares for power in self.powers]
+        return RadialNoisePower(grid, np.average(curves, axis=0, weights=weights))
+
+    def sharpness(self, contrast_hu: float) -> Sharpness | None:
+        """Transfer of the edges of one contrast; of several pixel sizes that with most places."""
+        found = max(self._together("edge", contrast_hu), key=len, default=None)
+        if found is None:
+            return None
+        try:
+            return edge_transfer(found, edge(contrast_hu), rng=np.random.default_rng(0))
+        except NotMeasurable:
+            return None
+
+    def dots(self, contrast_hu: float) -> Kept | None:
+        """What is kept of a dot."""
+        return _mean_kept([dot_kept(one) for one in self._together("dot", contrast_hu)])
+
+    def bars(self, contrast_hu: float) -> Kept | None:
+        """What is kept of the bars."""
+        return _mean_kept([bars_kept(one, bars(contrast_hu)) for one in self._together("bars", contrast_hu)])
+
+    def detectability(self, disc: Disc) -> Detectability | None:
+        """How well a disc is seen; of several pixel sizes in that with most places."""
+        keys = [key for key in self.present if key[0] == disc and self.absent[key]]
+        if not keys:
+            return None
+        key = max(keys, key=lambda one: len(self.present[one]))
+        present, absent = np.stack(self.present[key]), np.stack(self.absent[key])
+        try:
+            return observe(present, absent, dense_channels(present.shape[1])[-CHANNELS:])
+        except NotMeasurable:
+            return None
+
+    def _together(self, kind: str, contrast_hu: float) -> list[Responses]:
+        groups = [found for key, found in sorted(self.responses.items()) if key[:2] == (kind, contrast_hu)]
+        return [together(found) for found in groups if found]
+
+
+@dataclass(frozen=True, eq=False)
+class _Window:
+    """A method on one planned slice and its neighbours: what is put in goes through them too."""
+
+    method: Method
+    case: Case
+    plan: Plan
+
+    def __call__(self, change: Callable[[Volume], Volume]) -> Volume:
+        """The slice [row, column] as the method makes it once `change` was made to it and its neighbours."""
+        return self._run(self.case.scan.hounsfield, change)
+
+    def again(self) -> Volume:
+        """The slice as the method makes it of the second noise."""
+        assert self.case.again is not None
+        return self._run(self.case.again, lambda image: image)
+
+    def _run(self, stack: Volume, change: Callable[[Volume], Volume]) -> Volume:
+        at = self.plan.at
+        low, high = max(at - 1, 0), min(at + 2, len(stack))
+        changed = np.stack([change(image) for image in stack[low:high]])
+        scan = replace(self.case.scan, hounsfield=changed, starts=self.case.scan.starts[low:high])
+        result: Volume = self.method(scan, slice(at - low, at - low + 1))[0]
+        return result
+
+
+def shift_percent(before: Probed, after: Probed) -> float:
+    """How far the mean frequency of the noise moved; NaN where there is none."""
+    powers = [probed.noise_power() for probed in (before, after)]
+    try:
+        was, now = (float("nan") if p is None else p.mean_frequency_per_cm for p in powers)
+    except NotMeasurable:
+        return float("nan")
+    return 100.0 * (now / was - 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The figures of one method and the curves behind them: JSON's own types, NaN for what is unknown."""
+
+    figures: dict[str, Any]
+    curves: dict[str, Any]
+
+
+def find(probed: Probed, unchanged: Probed) -> Found:
+    """Sum up what one method made of the planned slices, against what they were before."""
+    contrasts = sorted({key[1] for key in probed.responses})
+    sharp = {f"{c:g} HU": found for c in contrasts if (found := probed.sharpness(c))}
+    seen = {_size(disc): told for disc in DISCS if (told := probed.detectability(disc))}
+    figures = {
+        "nps_shift_percent": shift_percent(unchanged, probed),
+        "mtf50_change_percent": {
+            c: {"value": s.mtf50_change_percent, "interval": list(s.interval_percent), "places": s.places}
+            for c, s in sharp.items()
+        },
+        "edge_height_kept": {c: s.contrast_kept for c, s in sharp.items()},
+        "dot_kept": _shares(contrasts, probed.dots),
+        "bars_kept": _shares(contrasts, probed.bars),
+        "d_prime": {
+            size: {"value": one.d_prime, "interval": list(one.interval), "images": list(one.images)}
+            for size, one in seen.items()
+        },
+    }
+    return Found(figures, {"nps": _power(probed), "mtf": {c: _transfer(s.after) for c, s in sharp.items()}})
+
+
+def _power(probed: Probed) -> dict[str, list[float]] | None:
+    power = probed.noise_power()
+    if power is None:
+        return None
+    return {
+        "frequency_per_cm": power.frequency_per_cm.tolist(),
+        "density_hu2_cm2": power.density_hu2_cm2.tolist(),
+    }
+
+
+def _transfer(transfer: Transfer) -> dict[str, list[float]]:
+    shown = transfer.frequency_per_cm <= HIGHEST_PER_CM
+    return {
+        "frequency_per_cm": transfer.frequency_per_cm[shown].tolist(),
+        "modulation": transfer.modulation[shown].tolist(),
+    }
+
+
+def _shares(contrasts: Sequence[float], kept: Callable[[float], Kept | None]) -> dict[str, Any]:
+    found = {c: one for c in contrasts if (one := kept(c))}
+    return {f"{c:g} HU": {"value": k.share, "error": k.error, "places": k.places} for c, k in found.items()}
+
+
+def _size(disc: Disc) -> str:
+    return f"{disc.diameter_mm:g} mm, {disc.contrast_hu:g} HU"
+
+
+def _mean_kept(found: Sequence[Kept]) -> Kept | None:
+    """Over pixel sizes, weighted by places."""
+    if not found:
+        return None
+    places = [one.places for one in found]
+    share = float(np.average([one.share for one in found], weights=places))
+    errors = [one.error for one in found]
+    error = float(np.sqrt(np.sum((np.asarray(errors) * places) ** 2)) / sum(places))
+    return Kept(share, error, sum(places))

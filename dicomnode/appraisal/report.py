@@ -1,0 +1,127 @@
+"""evaluation.json: every figure, and what it was measured with."""
+
+import argparse
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from dicomnode import __version__
+from dicomnode.appraisal import probing
+from dicomnode.appraisal.cases import FULL, PAIRS, OpenedSeries
+from dicomnode.appraisal.groups import Group
+from dicomnode.engines.model_card import ModelCard
+
+JSON, MARKDOWN = "evaluation.json", "evaluation.md"
+
+LEFT_OUT = {
+    "bm3d": "the package on PyPI is a binary for non-commercial use only, which this project cannot ask for"
+}
+
+Report = dict[str, Any]
+
+
+def build(
+    groups: Mapping[tuple[str, str], Group],
+    card: ModelCard,
+    opened: Sequence[OpenedSeries],
+    arguments: argparse.Namespace,
+    seconds: float,
+) -> Report:
+    """Everything measured, in JSON's own types; None for what could not be measured."""
+    report = {
+        "dicomnode": __version__,
+        "model": {"id": card.id, "version": card.version, "weights_sha256": card.weights_digest},
+        "trained_on": list(card.trained_on),
+        "command": _command(arguments),
+        "series": [_series(test) for test in opened],
+        "seed": arguments.seed,
+        "left_out": LEFT_OUT,
+        "seconds": round(seconds),
+        "groups": [_group(group) for group in _ordered(groups.values())],
+    }
+    known: Report = _plain(report)
+    return known
+
+
+def write_json(report: Report, path: Path) -> None:
+    """Write the report."""
+    path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """What to type to have this again; of folders their names, wherever they lie."""
+    words = ["dicomnode evaluate model --model", arguments.model]
+    for folder in arguments.series:
+        words += ["--series", folder.name]
+    if arguments.pairs:
+        words += ["--pairs", *(folder.name for folder in arguments.pairs)]
+    words += ["--doses", *(f"{dose:g}" for dose in arguments.doses)]
+    words += [
+        "--slices",
+        f"{arguments.slices}",
+        "--inserts",
+        f"{arguments.inserts}",
+        "--seed",
+        f"{arguments.seed}",
+    ]
+    if arguments.beside:
+        words += ["--beside", *(folder.name for folder in arguments.beside)]
+    return " ".join(words)
+
+
+def _series(test: OpenedSeries) -> Report:
+    series = test.series
+    return {
+        "kernel": series.convolution_kernel,
+        "scanner": f"{series.manufacturer} {series.model}".strip(),
+        "slices": series.slices,
+        "judged": [[block.start, block.stop] for block in test.blocks],
+        "put_into": [plan.at for plan in test.plans],
+        "pixel_mm": series.pixel_spacing_mm[0],
+        "spacing_mm": series.slice_spacing_mm,
+    }
+
+
+def _group(group: Group) -> Report:
+    unchanged = group.rows["input"].probed
+    found = {name: probing.find(row.probed, unchanged) for name, row in group.rows.items()}
+    if not group.probed_slices:
+        found = {}
+    return {
+        "dose": group.dose,
+        "kernel": group.kernel,
+        "slices": group.slices,
+        "slices_with_inserts": group.probed_slices,
+        "start_steps": group.told_steps,
+        "fraction": median(group.fractions),
+        "methods": {
+            name: {**row.scored.figures(), **(found[name].figures if found else {})}
+            for name, row in group.rows.items()
+        },
+        "curves": {name: one.curves for name, one in found.items()},
+    }
+
+
+def _ordered(groups: Iterable[Group]) -> list[Group]:
+    """By kernel; full dose first, then falling, real pairs last."""
+
+    def place(group: Group) -> tuple[str, int, float]:
+        special = {FULL: 0, PAIRS: 2}.get(group.dose, 1)
+        return group.kernel, special, -float(group.dose.split()[0]) if special == 1 else 0.0
+
+    return sorted(groups, key=place)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers that JSON does not know become None, numpy's become Python's; rounded to six digits."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, bool | str | int) or value is None:
+        return value
+    number = float(value)
+    return float(f"{number:.6g}") if math.isfinite(number) else None

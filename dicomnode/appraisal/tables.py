@@ -1,0 +1,252 @@
+"""The table: in the terminal, and as evaluation.md with notes on what each figure is."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from dicomnode.appraisal.cases import FULL, PAIRS
+from dicomnode.appraisal.inserts import BARS_PER_CM, DISCS, DOT_MM, EDGE_MM
+from dicomnode.appraisal.report import Report
+from dicomnode.appraisal.scoring import TISSUES
+from dicomnode.evaluation.segmentation import ORGANS
+
+NOTHING = "-"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading, and how a method's figures fill it."""
+
+    heading: str
+    cell: Callable[[dict[str, Any]], str]
+
+
+def for_terminal(group: dict[str, Any]) -> Iterator[Table]:
+    """The tables of one dose and kernel, a line a figure: a terminal is narrow."""
+    for title, columns in _tables(group):
+        out = Table("", *group["methods"], title=f"{_heading(group)}: {title}")
+        for column in columns:
+            out.add_row(column.heading, *(column.cell(figures) for figures in group["methods"].values()))
+        yield out
+
+
+def markdown(report: Report, pictures: Sequence[tuple[str, str]]) -> str:
+    """The whole of evaluation.md."""
+    parts = [f"# {report['model']['id']} measured", _measured_on(report), *_glance(report)]
+    for group in report["groups"]:
+        parts.append(f"## {_heading(group)}\n\n{_told(group)}")
+        for title, columns in _tables(group):
+            rows = [[n, *(c.cell(f) for c in columns)] for n, f in group["methods"].items()]
+            parts.append(f"{title}\n\n{_grid(['', *(c.heading for c in columns)], rows)}")
+    parts.append("## Pictures")
+    parts += [f"![{caption}]({name})" for name, caption in pictures]
+    parts.append(_notes(report))
+    return "\n\n".join(parts) + "\n"
+
+
+# --- columns -----------------------------------------------------------------------------------------
+
+
+def _tables(group: dict[str, Any]) -> Iterator[tuple[str, list[Column]]]:
+    yield (
+        "Likeness to the reference",
+        [
+            _plain("PSNR, dB", "psnr_db", 2),
+            _plain("SSIM", "ssim", 4),
+            _plain("RMSE, HU", "rmse_hu", 2),
+            _plain("VIF", "vif", 3),
+            _plain("noise, HU", "noise_hu", 1),
+            *(_inner(f"bias {tissue}, HU", "bias_hu", tissue, 2, sign=True) for tissue in TISSUES),
+        ],
+    )
+    yield (
+        "Dice of organs with those of the reference",
+        [_inner(organ, "dice", organ, 4) for organ in ORGANS if _any(group, "dice", organ)],
+    )
+    if not group["curves"]:
+        return
+    contrasts = _keys(group, "mtf50_change_percent")
+    yield (
+        "Texture and sharpness: change against the input",
+        [
+            _plain("NPS mean frequency, %", "nps_shift_percent", 1, sign=True),
+            *(_ranged(f"MTF50 at {c}, %", "mtf50_change_percent", c, 1, sign=True) for c in contrasts),
+        ],
+    )
+    yield (
+        "Contrast kept, of 1",
+        [
+            *(_inner(f"edge, {c}", "edge_height_kept", c, 3) for c in contrasts),
+            *(_ranged(f"dot, {c}", "dot_kept", c, 3) for c in _keys(group, "dot_kept")),
+            *(_ranged(f"bars, {c}", "bars_kept", c, 3) for c in _keys(group, "bars_kept")),
+        ],
+    )
+    if sizes := _keys(group, "d_prime"):
+        yield "d' of discs (95 %)", [_ranged(size, "d_prime", size, 2) for size in sizes]
+
+
+def _plain(heading: str, figure: str, digits: int, *, sign: bool = False) -> Column:
+    return Column(heading, lambda figures: _number(figures.get(figure), digits, sign))
+
+
+def _inner(heading: str, figure: str, key: str, digits: int, *, sign: bool = False) -> Column:
+    return Column(heading, lambda figures: _number(figures.get(figure, {}).get(key), digits, sign))
+
+
+def _ranged(heading: str, figure: str, key: str, digits: int, *, sign: bool = False) -> Column:
+    """A value with its interval, where it has one, or with its standard error."""
+
+    def cell(figures: dict[str, Any]) -> str:
+        found = figures.get(figure, {}).get(key)
+        if not found or found["value"] is None:
+            return NOTHING
+        value = _number(found["value"], digits, sign)
+        if found.get("error") is not None:
+            return f"{value} +- {found['error']:.{digits}f}"
+        low, high = found.get("interval", (None, None))
+        if low is None or high is None or low == high:
+            return value
+        return f"{value} ({_number(low, digits, sign)} to {_number(high, digits, sign)})"
+
+    return Column(heading, cell)
+
+
+def _number(value: float | None, digits: int, sign: bool) -> str:
+    if value is None:
+        return NOTHING
+    text = f"{value:{'+' if sign else ''}.{digits}f}"
+    return text.replace("-", "", 1).replace("+", "", 1) if float(text) == 0 else text
+
+
+def _keys(group: dict[str, Any], figure: str) -> list[str]:
+    return list(
+        dict.fromkeys(key for figures in group["methods"].values() for key in figures.get(figure, {}))
+    )
+
+
+def _any(group: dict[str, Any], figure: str, key: str) -> bool:
+    return any(figures[figure].get(key) is not None for figures in group["methods"].values())
+
+
+# --- words -------------------------------------------------------------------------------------------
+
+
+def _heading(group: dict[str, Any]) -> str:
+    return f"{group['kernel']}, {group['dose']}"
+
+
+def _told(group: dict[str, Any]) -> str:
+    least, middle, most = group["start_steps"]
+    steps = f"{least:g}" if least == most else f"{least:g} to {most:g} (median {middle:g})"
+    told = (
+        f"{group['slices']} slices; read as {100 * group['fraction']:.0f} % of the normal dose (median), "
+        f"start step {steps}."
+    )
+    if group["dose"] == FULL:
+        return told + " No dose, no harm: the input is the reference, and should come back as it is."
+    return told + f" Things were put into {group['slices_with_inserts']} of them."
+
+
+def _measured_on(report: Report) -> str:
+    lines = [
+        f"Model {report['model']['id']}, version {report['model']['version']}, weights "
+        f"{report['model']['weights_sha256'][:12]}; dicomnode {report['dicomnode']}; seed {report['seed']}; "
+        f"{report['seconds'] / 60:.0f} minutes."
+    ]
+    for one in report["series"]:
+        judged = ", ".join(f"{first + 1} to {last}" for first, last in one["judged"])
+        lines.append(
+            f"* series: {one['scanner']}, {one['kernel']}, {one['slices']} slices, pixels of "
+            f"{one['pixel_mm']:.3g} mm every {one['spacing_mm']:.3g} mm; "
+            f"judged {judged}, counted from the feet"
+        )
+    if pairs := [group for group in report["groups"] if group["dose"] == PAIRS]:
+        lines.append(f"* real pairs: {sum(group['slices'] for group in pairs)} slices")
+    lines.append(f"* command: `{report['command']}`")
+    lines.append("* trained on: " + "; ".join(report["trained_on"]))
+    return "\n".join(lines)
+
+
+def _glance(report: Report) -> list[str]:
+    """What the rows of `enhanced` come to."""
+    rows = []
+    for group in report["groups"]:
+        was, now = group["methods"]["input"], group["methods"]["enhanced"]
+        bias = {t: v for t, v in now["bias_hu"].items() if v is not None}
+        worst = max(bias, key=lambda tissue: abs(bias[tissue]), default=None)
+        rows.append(
+            [
+                _heading(group),
+                f"{_number(was['rmse_hu'], 2, False)} -> {_number(now['rmse_hu'], 2, False)}",
+                f"{_number(was['bias_hu'].get(worst), 2, True)} -> {bias[worst]:+.2f} ({worst})"
+                if worst
+                else NOTHING,
+                _number(now.get("nps_shift_percent"), 1, True),
+                _furthest(now.get("mtf50_change_percent", {})),
+                _least_ratio(was.get("d_prime", {}), now.get("d_prime", {})),
+            ]
+        )
+    heads = [
+        "",
+        "RMSE, HU",
+        "greatest bias, HU",
+        "NPS mean frequency, %",
+        "MTF50, %",
+        "least d' over input's",
+    ]
+    return ["## At a glance: enhanced", _grid(heads, rows)]
+
+
+def _furthest(changes: dict[str, Any]) -> str:
+    known = {c: one["value"] for c, one in changes.items() if one["value"] is not None}
+    at = max(known, key=lambda c: abs(known[c]), default=None)
+    return f"{known[at]:+.1f} ({at})" if at else NOTHING
+
+
+def _least_ratio(was: dict[str, Any], now: dict[str, Any]) -> str:
+    ratios = {s: now[s]["value"] / was[s]["value"] for s in now if s in was and was[s]["value"]}
+    at = min(ratios, key=lambda size: ratios[size], default=None)
+    return f"{ratios[at]:.2f} ({at})" if at else NOTHING
+
+
+def _grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _notes(report: Report) -> str:
+    left_out = "\n".join(f"* **{name}** is left out: {why}." for name, why in report["left_out"].items())
+    discs = ", ".join(f"{disc.diameter_mm:g} mm of {disc.contrast_hu:g} HU" for disc in DISCS)
+    return f"""## What the figures are
+
+* **Reference**: the scan at its own dose, which has noise of its own, so nothing can reach an RMSE of 0
+  or should. A lower dose is that scan with the noise it lacks, drawn in the projections and shaped as
+  the scan's own. Full dose compares the scan with itself. Real pairs are two measured doses of one
+  patient.
+* **input** is the scan at the lower dose; **nlm** is non-local means with h = 0.6 of the measured noise,
+  **tv** total variation with a weight of half of it, both over +-1000 HU: cut off at the lower end, noisy
+  air comes out brighter. **enhanced** is the model as the node runs it.
+* **PSNR, SSIM, RMSE**: HU clipped to +-1000, PSNR and SSIM over the range of the reference, SSIM with 11
+  x 11 pixels and sigma 1.5; means over slices. **VIF**: pixel domain, four scales, HU clipped to -1024
+  to 1900.
+* **Bias**: mean of result minus reference over all pixels of a tissue, told by the reference smoothed
+  over 9 pixels: air around the patient below -900 HU, lung -900 to -500, fat -140 to -60, soft 0 to
+  100, bone above 200. **Noise**: the commonest standard deviation in 6 mm of soft tissue.
+* **NPS mean frequency**: of the difference of two results whose inputs have independent simulated noise;
+  anatomy and the noise both have in common cancel. Change against the same of the inputs. For real
+  pairs, of one result in even tissue: what structure is left there counts as noise, so the shift looks
+  larger than it is.
+* **MTF50**: of the edge of discs of {EDGE_MM:g} mm put into even tissue of the noisy scan, as result with
+  them minus result without; change against what was put in, with its 95 % interval over places.
+  **Contrast kept**: height of that edge, contrast of dots of {DOT_MM:g} mm, modulation of bars of
+  {BARS_PER_CM:g} line pairs a cm, the last two with their standard error. Everything put in goes through
+  the neighbouring slices too, as a vessel or a nodule would.
+* **d'**: of an observer with 6 channels (difference of Gaussians) that looks for a disc it knows,
+  {discs}, in even tissue, half of the places with it and half without. Above the input's the disc is
+  easier to find. The places and the noise are the same for all methods: their order is surer than the
+  intervals look.
+* **Dice**: overlap of organs found by threshold and region growing with the same on the reference.
+* **-**: could not be measured: too little even tissue, an organ that is not there, or noise that is gone.
+{left_out}"""

@@ -1,0 +1,149 @@
+"""A series as the node takes it up: images, or measured projections that an engine with a raw mode cleans.
+
+Of projections the stations get two things. One is the series of images that a plain reconstruction makes of
+them: its dose is read, its noise measured, the result is judged against it. The other is the rays themselves,
+each with its own photons and none interpolated, which the engine works on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median, median_low
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dicomnode.dicom.projections import MeasuredProjections, read_projections
+from dicomnode.dicom.reconstructed_series import Reconstruction, reconstructed_series
+from dicomnode.dicom.series import CtSeries, read_series
+from dicomnode.engines.enhance_rays import MeasuredRays
+from dicomnode.engines.need.engine import NeedEngine
+from dicomnode.engines.start_step import SliceFacts, StartStep, told
+from dicomnode.errors import InconsistentProjections, ProjectionSeries
+from dicomnode.journey.matching import match_all
+from dicomnode.journey.projections import reconstruct_views, refuse, views_of_slices
+from dicomnode.physics.photons import photons_to_quanta
+from dicomnode.physics.simulation import STANDARD
+from dicomnode.settings import Dose
+
+KERNEL_NAME: Final = "COSINE"
+"""Convolution Kernel (0018,1210) of what `physics.simulation.STANDARD` reconstructs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Taken:
+    """Images, and the projections they were reconstructed from where it was these that came.
+
+    `photons` per reference ray, the median over the slices; None where the projections do not tell.
+    """
+
+    series: CtSeries
+    projections: MeasuredProjections | None = None
+    photons: float | None = None
+
+    def steps(self, engine: NeedEngine) -> int:
+        """Steps of the schedule that the series is matched to."""
+        if self.projections is None or engine.card.raw is None:
+            return engine.card.schedule.steps
+        return engine.card.raw.schedule.steps
+
+    @property
+    def views(self) -> int:
+        """Measured views a slice; 0 of images."""
+        return 0 if self.projections is None else len(views_of_slices(self.projections)[0][0])
+
+
+def take_up(paths: Sequence[Path], engine: NeedEngine, side_px: int = 512) -> Taken:
+    """Read one stack of images, or the projections of an axial scan to be images of `side_px`.
+
+    :raises SeriesRefused: as `read_series` and `read_projections`; NoRawMode for projections where the engine
+        works on images alone.
+    """
+    try:
+        return Taken(read_series(paths))
+    except ProjectionSeries:
+        if engine.raw is None:
+            refuse(paths)
+    projections = read_projections(paths)
+    plain = reconstruct_views(_unbiased(projections), STANDARD, side_px)
+    made = Reconstruction(
+        hounsfield=plain.hounsfield,
+        position_mm=plain.position_mm,
+        orientation=plain.orientation,
+        pixel_mm=plain.pixel_mm,
+        thickness_mm=plain.thickness_mm,
+        views=tuple(int(views[row]) for views, row in views_of_slices(projections)),
+        mas=plain.mas,
+        seen=plain.seen,
+        kernel=KERNEL_NAME,
+    )
+    photons = None if plain.photons is None else median(plain.photons)
+    return Taken(reconstructed_series(made, paths), projections, photons)
+
+
+def measured_rays(projections: MeasuredProjections, photons: float, series: CtSeries) -> MeasuredRays:
+    """The rays of every slice [slice, view, column] for `enhance_rays`, with their incident quanta.
+
+    `series`: the plain reconstruction, whose matrix the result has. Where the files do not tell the quanta,
+    every ray has what `photons` per reference ray make of it.
+    """
+    slices = views_of_slices(projections)
+    if len({len(views) for views, _ in slices}) > 1:
+        raise InconsistentProjections("the turns of the scan have different numbers of views")
+    integrals, stated = projections.line_integrals, projections.incident_quanta
+    if stated is None:
+        quanta = np.full((1, 1, 1), _usual_quanta(projections, photons, len(slices[0][0])), np.float32)
+    else:
+        quanta = np.stack([stated[views] for views, _ in slices])
+    transmission = np.exp(-np.stack([integrals[views, row] for views, row in slices]))
+
+    def slices_of(rays: NDArray[np.float32]) -> NDArray[np.float32]:
+        cleaned = integrals.copy()
+        for (views, row), one in zip(slices, rays, strict=True):
+            cleaned[views, row] = one
+        scanned = replace(projections, line_integrals=cleaned)
+        return reconstruct_views(scanned, STANDARD, side_px).hounsfield
+
+    side_px, pixel_mm = series.hounsfield.shape[-1], series.pixel_spacing_mm[0]
+    return MeasuredRays(transmission, quanta, photons, pixel_mm, slices_of)
+
+
+def match_taken(
+    taken: Taken, facts: Sequence[SliceFacts], dose: Dose, engine: NeedEngine
+) -> tuple[list[StartStep], str]:
+    """A start step a slice, and the sentence that says who decided.
+
+    Slices of projections are cleaned together from one step: by the photons that the files tell, else by
+    those that tags and noise of the plain reconstruction tell. Raises DoseUnknown as `match_all`.
+    """
+    photons = taken.photons
+    if photons is not None:
+        sentence = f"the projections tell {photons:.3g} photons a reference ray; 2.5e5 are normal"
+    else:
+        starts = match_all(facts, dose, engine)
+        sentence = told(starts)
+        if taken.projections is None:
+            return starts, sentence
+        photons = median_low([start.photons for start in starts])
+    return [engine.match_photons(photons, one) for one in facts], sentence
+
+
+def _unbiased(projections: MeasuredProjections) -> MeasuredProjections:
+    """With logarithms that are right on average: of half a quantum more than was counted.
+
+    E ln(C + 1/2) = ln E C up to 1 / C^2 for counts C, while E ln C is too small by 1 / 2C: several HU behind
+    a large patient at a low dose, which the gate would hold against the result, whose mean is that of counts.
+    """
+    if projections.incident_quanta is None:
+        return projections
+    half = 0.5 / projections.incident_quanta[:, None, :]
+    unbiased = -np.log(np.exp(-projections.line_integrals) + half)
+    return replace(projections, line_integrals=unbiased.astype(np.float32))
+
+
+def _usual_quanta(projections: MeasuredProjections, photons: float, views: int) -> float:
+    detector = projections.acquisition.detector
+    source_mm = float(projections.focal_centre.radial_mm.mean())
+    bin_mm = detector.column_spacing_mm * source_mm / detector.distance_mm
+    return photons_to_quanta(photons, views, bin_mm)
