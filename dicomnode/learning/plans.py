@@ -103,7 +103,9 @@ def _prior(recipe: Recipe, session: Session, network: UNet, k: int, mix: draw.Mi
     noisy = example.crop("sinogram", everything) + draw.mixed_noise(example, "noise_sinogram", mix)
     sinogram = torch.from_numpy(noisy)[None].to(session.device)
     state = draw.state_of(example, mix)
-    cleaned = spdiff.clean(network, sinogram, state, PhotonSchedule(), recipe.prior_passes, example.pixel_mm)
+    cleaned = spdiff.clean(
+        network, sinogram, [state], PhotonSchedule(), recipe.prior_passes, example.pixel_mm
+    )
     corpus = recipe.corpus
     beam = ParallelBeam(512, corpus.views, corpus.detectors, corpus.pitch_px).for_side(
         example.arrays["slice_hu"].shape[-1]

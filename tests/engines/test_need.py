@@ -30,6 +30,16 @@ class Removes(UNet):
         return self.answer.expand(len(x), 1, *x.shape[-2:])
 
 
+class Steered(Removes):
+    """Answers by what it sees and by how it is steered."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.zeros(1))
+
+    def forward(self, x: Tensor, conditions: Tensor) -> Tensor:
+        return 0.2 * x[:, 1:2] + 0.1 * conditions.mean(dim=1)[:, None, None, None]
+
+
 def pair(x: Tensor) -> Tensor:
     """Neighbours of [1, row, column] that say nothing: the slice itself, twice."""
     return x[:, None].expand(-1, 2, -1, -1)
@@ -71,17 +81,44 @@ def test_thinning_keeps_the_share_that_stays() -> None:
 def test_every_pass_count_ends_at_the_estimate(passes: int) -> None:
     x = torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(0)) * 60
     nothing = Removes(torch.zeros(1))
-    assert torch.allclose(dgdiff.refine(nothing, x, x, pair(x), START, SCHEDULE, passes), x)
+    assert torch.allclose(dgdiff.refine(nothing, x, x, pair(x), [START], SCHEDULE, passes), x)
     a = torch.rand(1, 12, 20, generator=torch.Generator().manual_seed(1)) * 4
-    assert torch.allclose(spdiff.clean(nothing, a, START, SCHEDULE, passes, 0.7), a, atol=1e-4)
+    assert torch.allclose(spdiff.clean(nothing, a, [START], SCHEDULE, passes, 0.7), a, atol=1e-4)
+
+
+def test_slices_that_walk_together_go_where_each_goes_alone() -> None:
+    """Each with noise, photons and texture of its own; only the step is shared."""
+    rng = torch.Generator().manual_seed(3)
+    starts = [
+        replace(START, noise_hu=START.noise_hu * by, photons=START.photons / by) for by in (0.8, 1.0, 1.3)
+    ]
+    steered = Steered()
+    x, prior = (40 * torch.randn(3, 16, 16, generator=rng) for _ in range(2))
+    together = dgdiff.refine(steered, x, prior, pair(x), starts, SCHEDULE, 3)
+    a = 4 * torch.rand(3, 12, 20, generator=rng)
+    cleaned = spdiff.clean(steered, a, starts, SCHEDULE, 3, 0.7)
+    for k, start in enumerate(starts):
+        only = slice(k, k + 1)
+        alone = dgdiff.refine(steered, x[only], prior[only], pair(x[only]), [start], SCHEDULE, 3)
+        assert torch.allclose(together[only], alone, atol=1e-3)
+        one = spdiff.clean(steered, a[only], [start], SCHEDULE, 3, 0.7)
+        assert torch.allclose(cleaned[only], one, atol=1e-5)
+    assert not torch.allclose(together[0] - prior[0], together[1] - prior[1], atol=0.1)
+
+
+def test_several_steps_cannot_walk_together() -> None:
+    x = torch.zeros(2, 16, 16)
+    starts = [START, replace(START, step=START.step - 1)]
+    with pytest.raises(ValueError, match="several steps"):
+        dgdiff.refine(Removes(torch.zeros(1)), x, x, pair(x), starts, SCHEDULE, 2)
 
 
 def test_step_zero_changes_nothing() -> None:
     x = torch.randn(1, 16, 16) * 60
     everything = Removes(torch.ones(1))
     normal = replace(START, step=0)
-    assert torch.equal(dgdiff.refine(everything, x, x, pair(x), normal, SCHEDULE, 4), x)
-    assert torch.equal(spdiff.clean(everything, x, normal, SCHEDULE, 4, 0.7), x)
+    assert torch.equal(dgdiff.refine(everything, x, x, pair(x), [normal], SCHEDULE, 4), x)
+    assert torch.equal(spdiff.clean(everything, x, [normal], SCHEDULE, 4, 0.7), x)
 
 
 def test_same_seed_same_image_drawn_or_not() -> None:
@@ -89,7 +126,7 @@ def test_same_seed_same_image_drawn_or_not() -> None:
     network = Removes(torch.full((1,), 0.01))
 
     def once(seed: int) -> Tensor:
-        return spdiff.clean(network, a, START, SCHEDULE, 3, 0.7, torch.Generator().manual_seed(seed))
+        return spdiff.clean(network, a, [START], SCHEDULE, 3, 0.7, torch.Generator().manual_seed(seed))
 
     assert torch.equal(once(1), once(1))
     assert not torch.equal(once(1), once(2))

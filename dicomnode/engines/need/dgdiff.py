@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from dicomnode.engines.need.spdiff import thinned
+from dicomnode.engines.need.spdiff import shared_step, thinned
 from dicomnode.engines.start_step import PhotonSchedule, StartStep
 from dicomnode.engines.unet import UNet, bf16_pays, condition_tensor, high_pass
 
@@ -71,24 +71,24 @@ def refine(
     prior: Tensor,
     low_dose: Tensor,
     neighbours: Tensor,
-    start: StartStep,
+    starts: Sequence[StartStep],
     schedule: PhotonSchedule,
     passes: int,
     mirrorings: int = 1,
 ) -> Tensor:
-    """Reverse process for one slice, HU [1, row, column]; the identity at step 0.
+    """Reverse process of slices at one step, HU [slice, row, column]; the identity at step 0.
 
-    `neighbours` [1, 2, row, column] stay as they were measured (NEED 1.5).
+    `neighbours` [slice, 2, row, column] stay as they were measured (NEED 1.5).
     x_{k-1} = xhat_0 + (lambda_k / lambda_{k-1}) (x_k - xhat_0): the posterior mean of the forward process,
     the image-domain twin of SPDiff's refill.
     """
-    x, state = low_dose, start
-    steps = (*schedule.path(start.step, passes), 0)
+    x, states = low_dose, list(starts)
+    steps = (*schedule.path(shared_step(starts), passes), 0)
     for k, following in pairwise(steps):
-        xhat0 = predict(network, x, prior, neighbours, [state], mirrorings)
+        xhat0 = predict(network, x, prior, neighbours, states, mirrorings)
         if following == 0:
             return xhat0
         ratio = float(schedule.photons[k] / schedule.photons[following])
         x = xhat0 + ratio * (x - xhat0)
-        state = thinned(state, ratio)
+        states = [thinned(state, ratio) for state in states]
     return x

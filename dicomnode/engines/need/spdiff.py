@@ -50,42 +50,54 @@ def predict(network: UNet, sinograms: Tensor, starts: Sequence[StartStep], pixel
     return sinograms - (noise.float() * scales)[:, 0]
 
 
-def refill(y: Tensor, yhat0: Tensor, now: float, then: float, rng: torch.Generator | None = None) -> Tensor:
+def refill(
+    y: Tensor, yhat0: Tensor, now: Tensor | float, then: Tensor | float, rng: torch.Generator | None = None
+) -> Tensor:
     """One reverse step from `now` to `then` > `now` photons; attenuation in and out (NEED 1.5).
 
     y_{k-1} = (lambda_k y_k + tau) / lambda_{k-1} on transmissions,
     tau ~ Poisson((lambda_{k-1} - lambda_k) yhat_0). With independent photons this yields the
-    marginal of step k-1 exactly. Without `rng` tau is its mean.
+    marginal of step k-1 exactly. Without `rng` tau is its mean. Photons are a number, or broadcast to y.
     """
+    now, then = torch.as_tensor(now).to(y), torch.as_tensor(then).to(y)
     added = (then - now) * torch.exp(-yhat0)
     tau = added if rng is None else torch.poisson(added, generator=rng)
     counts = now * torch.exp(-y) + tau
-    return -torch.log((counts / then).clamp(min=1.0 / then))
+    return -torch.log((counts / then).maximum(1.0 / then))
 
 
 def clean(
     network: UNet,
     sinograms: Tensor,
-    start: StartStep,
+    starts: Sequence[StartStep],
     schedule: PhotonSchedule,
     passes: int,
     pixel_mm: float,
     rng: torch.Generator | None = None,
 ) -> Tensor:
-    """Reverse process for one slice: attenuation [1, view, detector] from step k* to normal dose.
+    """Reverse process of slices at one step k*: attenuation [slice, view, detector] to normal dose.
 
     At step 0 (normal dose) or with no passes it is the identity. With `rng` refilled photons are drawn.
     """
-    y, state = sinograms, start
-    steps = (*schedule.path(start.step, passes), 0)
+    y, states = sinograms, list(starts)
+    steps = (*schedule.path(shared_step(starts), passes), 0)
     for k, following in pairwise(steps):
-        yhat0 = predict(network, y, [state], pixel_mm)
+        yhat0 = predict(network, y, states, pixel_mm)
         if following == 0:
             return yhat0
         ratio = float(schedule.photons[k] / schedule.photons[following])
-        y = refill(y, yhat0, state.photons, state.photons / ratio, rng)
-        state = thinned(state, ratio)
+        photons = y.new_tensor([state.photons for state in states])[:, None, None]
+        y = refill(y, yhat0, photons, photons / ratio, rng)
+        states = [thinned(state, ratio) for state in states]
     return y
+
+
+def shared_step(starts: Sequence[StartStep]) -> int:
+    """The step of slices that walk together. ValueError where they have several."""
+    steps = {start.step for start in starts}
+    if len(steps) != 1:
+        raise ValueError(f"slices at several steps cannot walk together: {sorted(steps)}")
+    return steps.pop()
 
 
 def thinned(state: StartStep, ratio: float) -> StartStep:
