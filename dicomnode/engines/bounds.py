@@ -36,8 +36,6 @@ def bounded(low_dose: Tensor, proposed: Tensor, pixel_mm: float, cap: float = CA
         excess = average - torch.minimum(torch.maximum(average, -limit), limit)
         # spread over the same window it was averaged over, so that no edge appears where the cut begins
         correction = correction - _box(excess, width)
-    # a correction that was cut on one side more than on the other has a mean again
-    correction = correction - _gaussian(correction, MEAN_SIGMA_MM / pixel_mm)
     return low_dose + correction[:, 0]
 
 
