@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from dicomnode.engines.need.poisson import Photons, ShiftedPoisson
 from dicomnode.engines.unet import UNet, bf16_pays, condition_tensor, high_pass
+from dicomnode.physics.photons import ELECTRONIC_VARIANCE
 
 CONTEXT = 3
 CHANNELS, CONDITIONS = 2 * CONTEXT, 1
@@ -28,7 +29,7 @@ OPAQUE = 1e-6
 FAINTEST_QUANTA = 0.1
 """What a ray is taken to have let through at least, so that it has a logarithm and a share."""
 NOISE_AT_MOST = 6.0
-"""Deviations; in stabilised units that of the noise is 1."""
+"""Deviations of one reading: sqrt(counts + s). The same upwards and downwards, or the mean would move."""
 LEAST_HEARD = 0.05
 SLICES_AT_ONCE = 4
 
@@ -120,15 +121,17 @@ def conserved(measured: Tensor, cleaned: Tensor, quanta: Photons, sigma: float =
     [slice, view, bin], with `quanta` incident on each ray; a neighbourhood is a Gaussian of deviation `sigma`
     views and bins. Counts are an unbiased measurement at every dose, their logarithm is not: so no network
     and no shift that stayed can move the mean of a tissue by much, and what is left of the noise is that of
-    some 800 rays together. What is averaged is the measured share of the cleaned, or bright rays would speak
-    for the dark ones beside them; rays that differ by more than noise does, at edges, do not speak.
+    some 800 rays together. Each ray counts in units of what the rays close to it let through, or bright ones
+    would speak for the dark ones beside them; not in units of its own cleaned share, whose left-over noise is
+    that of the very reading: the mean of their ratio is too low by the product of both. Rays that differ by
+    more than noise does, at edges, do not speak.
     """
-    away = stabilised(measured, quanta) - stabilised(cleaned, quanta)
-    heard = (away.abs() < NOISE_AT_MOST).to(measured)
-    share = measured / cleaned.clamp(min=OPAQUE).maximum(FAINTEST_QUANTA / torch.as_tensor(quanta))
-    total = _smooth(heard, sigma)
-    ratio = _smooth(heard * share, sigma) / total.clamp(min=OPAQUE)
-    return torch.where(total > LEAST_HEARD, cleaned * ratio.clamp(0.5, 2.0), cleaned)
+    incident = torch.as_tensor(quanta, dtype=measured.dtype, device=measured.device)
+    deviation = (cleaned.clamp(min=0.0) / incident + ELECTRONIC_VARIANCE / incident**2).sqrt()
+    heard = ((measured - cleaned).abs() < NOISE_AT_MOST * deviation).to(measured)
+    weight = heard / _smooth(cleaned, sigma / 2.0).maximum(FAINTEST_QUANTA / incident)
+    ratio = _smooth(weight * measured, sigma) / _smooth(weight * cleaned, sigma).clamp(min=OPAQUE)
+    return torch.where(_smooth(heard, sigma) > LEAST_HEARD, cleaned * ratio.clamp(0.5, 2.0), cleaned)
 
 
 def _smooth(rays: Tensor, sigma: float) -> Tensor:
