@@ -12,6 +12,7 @@ photons there were, not at the nearest step of the schedule (1.6): only its furt
 """
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -32,6 +33,9 @@ NOISE_AT_MOST = 6.0
 """Deviations of one reading: sqrt(counts + s). The same upwards and downwards, or the mean would move."""
 LEAST_HEARD = 0.05
 SLICES_AT_ONCE = 4
+
+Told = Callable[[float], object]
+"""Told the share of the work that is done; may raise to break it off."""
 
 
 def stabilised(transmission: Tensor, photons: Photons) -> Tensor:
@@ -69,7 +73,7 @@ def noise_of(states: Tensor, clean: Tensor, photons: Photons) -> Tensor:
     return (stabilised(states, photons) - stabilised(clean, photons))[:, None]
 
 
-def predict(network: UNet, states: Tensor, photons: Photons) -> Tensor:
+def predict(network: UNet, states: Tensor, photons: Photons, tell: Told | None = None) -> Tensor:
     """yhat_0 of a stack of states, [slice, view, bin]. `photons` of a ray: a number or of the same shape."""
     counts = torch.as_tensor(photons, dtype=states.dtype, device=states.device).expand(states.shape)
     answers = []
@@ -84,6 +88,8 @@ def predict(network: UNet, states: Tensor, photons: Photons) -> Tensor:
             noise: Tensor = network(inputs(windows, levels), steer)
         z = stabilised(states[some], counts[some]) - noise.float()[:, 0]
         answers.append(transmission(z, counts[some]))
+        if tell:
+            tell(min((first + SLICES_AT_ONCE) / len(states), 1.0))
     return torch.cat(answers)
 
 
@@ -95,13 +101,15 @@ def clean(
     rng: torch.Generator | None = None,
     share: Photons = 1.0,
     passes: int | None = None,
+    tell: Told | None = None,
 ) -> Tensor:
     """Measured transmissions at normal dose: [slice, view, bin] in and out, neighbouring slices in order.
 
     `photons` a reference ray give the start step (NEED 1.6); a ray has `share` of them, a number or a tensor
     that broadcasts to the rays. The measurement is shifted by the electronics. At step 0, normal dose, it is
     returned as it is. With `rng` the refilled photons are drawn. At most `passes` predictions, evenly spread
-    over the steps down to 1; by default one a step, as published.
+    over the steps down to 1; by default one a step, as published but for the last one at k = 0, which the
+    paper calls near-identity and this network is not trained for.
     """
     schedule = process.schedule
     start = schedule.nearest(photons)
@@ -110,9 +118,15 @@ def clean(
     further = schedule.path(start, start if passes is None else passes)[1:]
     levels = [photons, *(float(schedule.photons[k]) for k in further)]
     y = process.shifted(measured, share * photons)
-    for now, then in pairwise(levels):
-        y = process.refilled(y, predict(network, y, share * now), share * now, share * then, rng)
-    return predict(network, y, share * levels[-1]).clamp(0.0, 1.0)
+    so_far = [_from(tell, number, len(levels)) for number in range(len(levels))]
+    for (now, then), heard in zip(pairwise(levels), so_far, strict=False):
+        y = process.refilled(y, predict(network, y, share * now, heard), share * now, share * then, rng)
+    return predict(network, y, share * levels[-1], so_far[-1]).clamp(0.0, 1.0)
+
+
+def _from(tell: Told | None, number: int, passes: int) -> Told | None:
+    """Told of one pass of several, as the share of all."""
+    return None if tell is None else lambda share: tell((number + share) / passes)
 
 
 def conserved(measured: Tensor, cleaned: Tensor, quanta: Photons, sigma: float = 8.0) -> Tensor:
