@@ -97,12 +97,15 @@ def write_removed_map(
     def frame(index: int) -> Frame:
         return (steps(index) + NO_CHANGE).astype(np.uint16) if fits else steps(index).astype(np.float32)
 
+    # of projections nobody has an image that the map could be added to
+    views = provenance.measured_views
+    source, image = ("plain reconstruction",) * 2 if views else ("source", "source image")
     told = _Map(
         kind="removed-map",
         name="Removed",
-        explanation="Source image minus enhanced image",
+        explanation=f"{image.capitalize()} minus enhanced image",
         derivation=concepts.SUBTRACTION,
-        description="What the enhancement removed: source = enhanced image + this map, exactly.",
+        description=f"What the enhancement removed: {source} = enhanced image + this map, exactly.",
         statistic=None,
         kind_of_pixel=np.uint16 if fits else np.float32,
         slopes=slopes,

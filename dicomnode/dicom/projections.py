@@ -1,7 +1,7 @@
 """Read DICOM-CT-PD files, one a view, into `MeasuredProjections`, or refuse the series by a named rule."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Final
 
@@ -44,8 +44,10 @@ class MeasuredProjections:
     * `focal_centre`: where the detector is focused, `spot_shift`: how far the focal spot is from there; both
       [view]. The spot is at their sum, in cylindrical coordinates.
     * `turns`: complete turns, each with its views by focal spot position.
-    * `starved`: share of the samples that held no intensity and were set to one quantum; 0 for files that
-      hold line integrals.
+    * `starved`: share of the samples that held less than one quantum and were set to it; 0 for files that
+      hold line integrals. `starved_at`: their places in the flattened `line_integrals`, and
+      `starved_transmission`: what they held, below zero where the electronics said so. Without them the mean
+      of few counts is too high: by a twentieth where 5 are expected.
     """
 
     acquisition: Acquisition
@@ -57,6 +59,14 @@ class MeasuredProjections:
     turns: tuple[Turn, ...]
     starved: float
     source_paths: tuple[Path, ...]
+    starved_at: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
+    starved_transmission: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+
+    def transmission(self) -> NDArray[np.float32]:
+        """What was counted over what came in, float32 [view, row, column]; a new array."""
+        counted = np.exp(-self.line_integrals)
+        counted.reshape(-1)[self.starved_at] = self.starved_transmission
+        return counted
 
     @property
     def views(self) -> int:
@@ -99,7 +109,8 @@ class _Views:
         self._positions = np.empty((count, 6))
         self._current_ma = np.full(count, np.nan)
         self._uids: set[str] = set()
-        self._starved = 0
+        self._starved_at: list[NDArray[np.intp]] = []
+        self._starved: list[NDArray[np.float32]] = []
 
     def add(self, index: int, view: Dataset, stored: StoredPixels) -> None:
         self._check_belongs(view)
@@ -114,10 +125,14 @@ class _Views:
             _check_range(values, LINE_INTEGRALS, view, "line integrals")
             self._integrals[index] = values
         else:
-            self._integrals[index], starved = _logarithm(values, quanta, self._acquisition, view)
-            self._starved += starved
+            transmission, least = _transmission(values, quanta, self._acquisition, view)
+            starved = transmission < least
+            self._integrals[index] = -np.log(np.where(starved, least, transmission))
+            self._starved_at.append(np.flatnonzero(starved) + index * values.size)
+            self._starved.append(transmission[starved].astype(np.float32))
 
     def closed(self, paths: tuple[Path, ...]) -> MeasuredProjections:
+        starved_at = np.concatenate([np.empty(0, np.intp), *self._starved_at])
         centre, shift = SpotPositions(*self._positions[:, :3].T), SpotPositions(*self._positions[:, 3:].T)
         if np.ptp(centre.radial_mm) > RADIAL_TOLERANCE_MM:
             raise InconsistentProjections(
@@ -138,8 +153,10 @@ class _Views:
             turns=find_turns(
                 centre, shift, self._acquisition.views_per_turn, self._acquisition.focal_spot_mode
             ),
-            starved=self._starved / self._integrals.size,
+            starved=starved_at.size / self._integrals.size,
             source_paths=paths,
+            starved_at=starved_at,
+            starved_transmission=np.concatenate([np.empty(0, np.float32), *self._starved]),
         )
 
     def _check_belongs(self, view: Dataset) -> None:
@@ -208,13 +225,13 @@ def _ambiguous(detector: Detector) -> bool:
     return detector.rows == detector.columns and detector.rows > 1
 
 
-def _logarithm(
+def _transmission(
     values: NDArray[np.float64],
     quanta: NDArray[np.float32] | None,
     acquisition: Acquisition,
     view: Dataset,
-) -> tuple[NDArray[np.float64], int]:
-    """-ln of the transmission, and how many samples held nothing and were set to one quantum.
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The transmission, and the least that has a logarithm: that of one quantum.
 
     With a flat-field correction the files hold the transmission; without it they hold quanta, of which
     PhotonStatistics tells how many there were without a patient.
@@ -227,9 +244,8 @@ def _logarithm(
         )
     transmission = values if flat or quanta is None else values / quanta
     _check_range(transmission, (-LARGEST_TRANSMISSION, LARGEST_TRANSMISSION), view, "transmissions")
-    least = transmission if quanta is None else np.broadcast_to(1.0 / quanta, transmission.shape)
-    starved = transmission < least
-    return -np.log(np.where(starved, least, transmission)), int(starved.sum())
+    least = transmission if quanta is None else np.broadcast_to(1.0 / quanta.astype(np.float64), values.shape)
+    return transmission, least
 
 
 def _check_range(values: NDArray[np.float64], bounds: tuple[float, float], view: Dataset, what: str) -> None:

@@ -25,8 +25,13 @@ from dicomnode.dicom.stacking import check_axial, read_plane, stack
 from dicomnode.dicom.values import text
 from dicomnode.dicom.verbatim import copy_elements, decode_header
 
-OF_THE_VIEW: Final = ("SliceLocation", "XRayTubeCurrent", "SmallestImagePixelValue", "LargestImagePixelValue")
-"""What a view says of itself alone."""
+OF_THE_VIEW: Final = (
+    *("SliceLocation", "SpacingBetweenSlices", "XRayTubeCurrent", "PixelAspectRatio", "PlanarConfiguration"),
+    *("SmallestImagePixelValue", "LargestImagePixelValue", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTSequence", "VOILUTFunction"),
+    *("RealWorldValueMappingSequence", "ModalityLUTSequence", "IconImageSequence", "NumberOfFrames"),
+)
+"""What a view says of itself alone, above all of its samples: they are no Hounsfield units."""
 LOWEST, HIGHEST = -32768, 32767
 
 

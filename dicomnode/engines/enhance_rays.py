@@ -12,9 +12,10 @@ low-dose slice and is guided by both slices. The published weights w1, w2 of the
 image network sees both and was trained to weigh them.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from statistics import median
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ from dicomnode.engines.start_step import LEAST_FRACTION, StartStep
 from dicomnode.physics.noise import measure_added_noise
 from dicomnode.physics.photons import NORMAL_DOSE_PHOTONS
 
+STARVED_QUANTA = 1.0
+"""What a measured ray is taken to have counted at least, for an image of it: a tenth would only be noise."""
 RAY_STATIONS = ("clean", "reconstruct", "refine")
 
 Rays = NDArray[np.float32]
@@ -40,8 +43,9 @@ class MeasuredRays:
 
     `transmission` float32 [slice, view, ray]: counted over incident quanta; below zero is possible.
     `quanta` float32, broadcasts to it: incident on each ray, from which the noise of a ray follows.
-    `photons`: of the whole stack, per reference ray (`physics.photons`). `reconstruct`: line integrals
-    [slice, view, ray] -> HU [slice, row, column] with pixels of `pixel_mm`.
+    `photons`: of a typical slice, per reference ray (`physics.photons`). `reconstruct`: line integrals
+    [slice, view, ray] -> HU [slice, row, column] with pixels of `pixel_mm`. `by_slice`: photons of each
+    slice, where the tube current changed between them; empty where all have `photons`.
     """
 
     transmission: Rays
@@ -49,6 +53,12 @@ class MeasuredRays:
     photons: float
     pixel_mm: float
     reconstruct: Callable[[Rays], NDArray[np.float32]]
+    by_slice: tuple[float, ...] = ()
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Photons per reference ray of each slice."""
+        return self.by_slice or (self.photons,) * len(self.transmission)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,43 +80,61 @@ def enhance_rays(
 ) -> EnhancedRays:
     """Slices at normal dose of measured rays. The same input, engine and seed give the same pixels.
 
-    At normal dose (k* = 0) the slices are those of the measured rays as they are.
+    A slice at normal dose (k* = 0) is that of the measured rays as they are, whatever its neighbours have.
     :raises NoRawMode: the model has none.
     """
-    count, step = len(rays.transmission), engine.process.schedule.nearest(rays.photons)
+    count, schedule = len(rays.transmission), engine.process.schedule
+    steps = [schedule.nearest(photons) for photons in rays.levels]
     seconds = dict.fromkeys(RAY_STATIONS, 0.0)
     clock = Clock(seconds, partial(tell_station, on_slice, count, count), engine.device)
-    cleaned = rays.transmission if step == 0 else _cleaned(engine, rays, seed)
+    cleaned = _cleaned(engine, rays, steps, seed, on_slice) if any(steps) else rays.transmission
     clock.lap("clean")
-    low_dose = rays.reconstruct(line_integrals(rays.transmission, rays.quanta))
-    prior = low_dose if step == 0 else rays.reconstruct(line_integrals(cleaned, rays.quanta))
+    low_dose = rays.reconstruct(line_integrals(rays.transmission, rays.quanta, STARVED_QUANTA))
+    prior = rays.reconstruct(line_integrals(cleaned, rays.quanta)) if any(steps) else low_dose
     clock.lap("reconstruct")
-    starts = tuple(_matched(engine, rays, step, low, init) for low, init in zip(low_dose, prior, strict=True))
-    hounsfield = low_dose if step == 0 else _refined(engine, low_dose, prior, starts, rays.pixel_mm)
+    starts = tuple(
+        _matched(engine, rays, index, low_dose[index], prior[index]) for index in range(len(low_dose))
+    )
+    hounsfield = _refined(engine, low_dose, prior, starts, rays.pixel_mm, on_slice)
     clock.lap("refine")
     return EnhancedRays(hounsfield, prior, low_dose, starts, seconds)
 
 
-def line_integrals(transmission: Rays, quanta: Rays) -> Rays:
-    """P = -ln y; where next to nothing was counted, of `FAINTEST_QUANTA`."""
-    found: Rays = -np.log(np.maximum(transmission, FAINTEST_QUANTA / quanta)).astype(np.float32)
+def line_integrals(transmission: Rays, quanta: Rays, least: float = FAINTEST_QUANTA) -> Rays:
+    """P = -ln y; where fewer quanta than `least` were counted, of that many."""
+    found: Rays = -np.log(np.maximum(transmission, least / quanta)).astype(np.float32)
     return found
 
 
-def _cleaned(engine: NeedEngine, rays: MeasuredRays, seed: int) -> Rays:
+def _cleaned(
+    engine: NeedEngine, rays: MeasuredRays, steps: Sequence[int], seed: int, on_slice: Observer | None
+) -> Rays:
+    """All slices walk together, each from its own photons; those at normal dose stay as measured."""
+    count, typical = len(steps), median(one for one, k in zip(rays.levels, steps, strict=True) if k > 0)
     rng = torch.Generator(device=engine.device).manual_seed(seed)
     measured, quanta = (
         torch.from_numpy(one).to(engine.device, torch.float32) for one in (rays.transmission, rays.quanta)
     )
-    found: Rays = engine.clean_counts(measured, rays.photons, quanta / rays.photons, rng).cpu().numpy()
+    answer = engine.clean_counts(
+        measured,
+        typical,
+        quanta / typical,
+        rng,
+        lambda share: tell_station(on_slice, int(share * count), count, "clean"),
+    )
+    found: Rays = answer.cpu().numpy()
+    kept = np.array(steps) == 0
+    found[kept] = rays.transmission[kept]
     return found
 
 
-def _matched(engine: NeedEngine, rays: MeasuredRays, step: int, low_dose: Rays, prior: Rays) -> StartStep:
+def _matched(engine: NeedEngine, rays: MeasuredRays, index: int, low_dose: Rays, prior: Rays) -> StartStep:
     """Noise and texture of what the rays took out; the share that stays is what a normal dose would have."""
-    fraction = min(max(rays.photons / NORMAL_DOSE_PHOTONS, LEAST_FRACTION), 1.0)
+    photons = rays.levels[index]
+    fraction = min(max(photons / NORMAL_DOSE_PHOTONS, LEAST_FRACTION), 1.0)
     reading = measure_added_noise((low_dose - prior)[None], prior[None], rays.pixel_mm)
-    start = StartStep(step, rays.photons, fraction, reading.std_hu, reading.texture, "tags", None)
+    step = engine.process.schedule.nearest(photons)
+    start = StartStep(step, photons, fraction, reading.std_hu, reading.texture, "tags", None)
     return engine.within_limits(start, rays.pixel_mm)
 
 
@@ -116,16 +144,23 @@ def _refined(
     prior: NDArray[np.float32],
     starts: tuple[StartStep, ...],
     pixel_mm: float,
+    on_slice: Observer | None,
 ) -> NDArray[np.float32]:
     """DGDiff from the low-dose slices, and its correction bounded as in image mode.
 
     The logarithm of few photons is too large on average, so the mean of a tissue is taken from the slices of
-    the cleaned rays, which conserve counts, and everything finer from the measured ones.
+    the cleaned rays, which conserve counts, and everything finer from the measured ones. The image stage has
+    a schedule of its own, down to another dose than that of the rays.
     """
     x, proposal = (torch.from_numpy(a).to(engine.device).clamp(max=HIGHEST_HU) for a in (low_dose, prior))
     x = x + slow_part(proposal - x, pixel_mm)
-    beside = torch.from_numpy(neighbours_of(x.cpu().numpy(), 0, len(x))).to(engine.device)
-    refined: Tensor = bounded(x, engine.refine(proposal, x, beside, starts), pixel_mm)
-    metal = np.maximum(low_dose - HIGHEST_HU, 0.0)
-    out: NDArray[np.float32] = (refined.cpu().numpy() + metal).astype(np.float32)
+    beside = torch.from_numpy(neighbours_of(x.cpu().numpy(), 0, len(x)))
+    own = [replace(one, step=max(engine.schedule.nearest(one.photons), 1)) for one in starts]
+    out = low_dose.copy()
+    for index in (index for index, start in enumerate(starts) if start.step > 0):
+        one = slice(index, index + 1)
+        proposed = engine.refine(proposal[one], x[one], beside[one].to(engine.device), own[one])
+        refined: Tensor = bounded(x[one], proposed, pixel_mm)
+        out[one] = refined.cpu().numpy() + np.maximum(low_dose[one] - HIGHEST_HU, 0.0)
+        tell_station(on_slice, index + 1, len(starts), "refine")
     return out

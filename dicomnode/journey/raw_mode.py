@@ -19,28 +19,32 @@ from dicomnode.dicom.reconstructed_series import Reconstruction, reconstructed_s
 from dicomnode.dicom.series import CtSeries, read_series
 from dicomnode.engines.enhance_rays import MeasuredRays
 from dicomnode.engines.need.engine import NeedEngine
+from dicomnode.engines.need.raw import FAINTEST_QUANTA
 from dicomnode.engines.start_step import SliceFacts, StartStep, told
 from dicomnode.errors import InconsistentProjections, ProjectionSeries
 from dicomnode.journey.matching import match_all
 from dicomnode.journey.projections import reconstruct_views, refuse, views_of_slices
-from dicomnode.physics.photons import photons_to_quanta
+from dicomnode.physics.photons import ELECTRONIC_VARIANCE, photons_to_quanta
 from dicomnode.physics.simulation import STANDARD
 from dicomnode.settings import Dose
 
 KERNEL_NAME: Final = "COSINE"
 """Convolution Kernel (0018,1210) of what `physics.simulation.STANDARD` reconstructs."""
 
+SAME_LEVEL: Final = 1.2
+"""Up to this factor slices start alike, or two neighbours would on either side of the edge of a step."""
+
 
 @dataclass(frozen=True, eq=False)
 class Taken:
     """Images, and the projections they were reconstructed from where it was these that came.
 
-    `photons` per reference ray, the median over the slices; None where the projections do not tell.
+    `photons` per reference ray of each slice; None where the projections do not tell.
     """
 
     series: CtSeries
     projections: MeasuredProjections | None = None
-    photons: float | None = None
+    photons: tuple[float, ...] | None = None
 
     def steps(self, engine: NeedEngine) -> int:
         """Steps of the schedule that the series is matched to."""
@@ -54,8 +58,12 @@ class Taken:
         return 0 if self.projections is None else len(views_of_slices(self.projections)[0][0])
 
 
-def take_up(paths: Sequence[Path], engine: NeedEngine, side_px: int = 512) -> Taken:
+def take_up(
+    paths: Sequence[Path], engine: NeedEngine, side_px: int = 512, *, enhanced: bool = False
+) -> Taken:
     """Read one stack of images, or the projections of an axial scan to be images of `side_px`.
+
+    `enhanced`: the rays were cleaned before, maybe by another engine than the present one.
 
     :raises SeriesRefused: as `read_series` and `read_projections`; NoRawMode for projections where the engine
         works on images alone.
@@ -63,7 +71,7 @@ def take_up(paths: Sequence[Path], engine: NeedEngine, side_px: int = 512) -> Ta
     try:
         return Taken(read_series(paths))
     except ProjectionSeries:
-        if engine.raw is None:
+        if engine.raw is None and not enhanced:
             refuse(paths)
     projections = read_projections(paths)
     plain = reconstruct_views(_unbiased(projections), STANDARD, side_px)
@@ -78,25 +86,28 @@ def take_up(paths: Sequence[Path], engine: NeedEngine, side_px: int = 512) -> Ta
         seen=plain.seen,
         kernel=KERNEL_NAME,
     )
-    photons = None if plain.photons is None else median(plain.photons)
-    return Taken(reconstructed_series(made, paths), projections, photons)
+    return Taken(reconstructed_series(made, paths), projections, plain.photons)
 
 
-def measured_rays(projections: MeasuredProjections, photons: float, series: CtSeries) -> MeasuredRays:
+def measured_rays(
+    projections: MeasuredProjections, photons: Sequence[float], series: CtSeries
+) -> MeasuredRays:
     """The rays of every slice [slice, view, column] for `enhance_rays`, with their incident quanta.
 
-    `series`: the plain reconstruction, whose matrix the result has. Where the files do not tell the quanta,
-    every ray has what `photons` per reference ray make of it.
+    `photons` per reference ray of each slice. `series`: the plain reconstruction, whose matrix the result
+    has. Where the files do not tell the quanta, every ray has what `photons` make of it.
     """
     slices = views_of_slices(projections)
     if len({len(views) for views, _ in slices}) > 1:
         raise InconsistentProjections("the turns of the scan have different numbers of views")
     integrals, stated = projections.line_integrals, projections.incident_quanta
     if stated is None:
-        quanta = np.full((1, 1, 1), _usual_quanta(projections, photons, len(slices[0][0])), np.float32)
+        usual = [_usual_quanta(projections, one, len(slices[0][0])) for one in photons]
+        quanta = np.array(usual, np.float32)[:, None, None]
     else:
         quanta = np.stack([stated[views] for views, _ in slices])
-    transmission = np.exp(-np.stack([integrals[views, row] for views, row in slices]))
+    counted = projections.transmission()
+    transmission = np.stack([counted[views, row] for views, row in slices])
 
     def slices_of(rays: NDArray[np.float32]) -> NDArray[np.float32]:
         cleaned = integrals.copy()
@@ -106,7 +117,7 @@ def measured_rays(projections: MeasuredProjections, photons: float, series: CtSe
         return reconstruct_views(scanned, STANDARD, side_px).hounsfield
 
     side_px, pixel_mm = series.hounsfield.shape[-1], series.pixel_spacing_mm[0]
-    return MeasuredRays(transmission, quanta, photons, pixel_mm, slices_of)
+    return MeasuredRays(transmission, quanta, median(photons), pixel_mm, slices_of, tuple(photons))
 
 
 def match_taken(
@@ -114,32 +125,51 @@ def match_taken(
 ) -> tuple[list[StartStep], str]:
     """A start step a slice, and the sentence that says who decided.
 
-    Slices of projections are cleaned together from one step: by the photons that the files tell, else by
-    those that tags and noise of the plain reconstruction tell. Raises DoseUnknown as `match_all`.
+    Slices of projections start by the photons that the files tell of each, else all from one step: by what
+    tags and noise of the plain reconstruction tell, and then these have decided. Raises DoseUnknown as
+    `match_all`.
     """
-    photons = taken.photons
-    if photons is not None:
-        sentence = f"the projections tell {photons:.3g} photons a reference ray; 2.5e5 are normal"
-    else:
-        starts = match_all(facts, dose, engine)
-        sentence = told(starts)
-        if taken.projections is None:
-            return starts, sentence
-        photons = median_low([start.photons for start in starts])
-    return [engine.match_photons(photons, one) for one in facts], sentence
+    if taken.photons is not None:
+        levels = _levels(taken.photons)
+        span = " to ".join(dict.fromkeys(f"{end:.3g}" for end in (min(levels), max(levels))))
+        sentence = f"the projections tell {span} photons a reference ray; 2.5e5 are normal"
+        starts = [engine.match_photons(level, one) for level, one in zip(levels, facts, strict=True)]
+        return starts, sentence + _starved(taken)
+    starts = match_all(facts, dose, engine)
+    sentence = told(starts)
+    if taken.projections is None:
+        return starts, sentence
+    photons = median_low([start.photons for start in starts])
+    alike = engine.match_photons(photons, facts[0])
+    return [replace(one, step=alike.step, photons=photons, outside=alike.outside) for one in starts], sentence
+
+
+def _levels(photons: Sequence[float]) -> list[float]:
+    """Photons of each slice: the median, but for slices that differ by more than a current that wavers."""
+    usual = median(photons)
+    return [usual if 1 / SAME_LEVEL < one / usual < SAME_LEVEL else one for one in photons]
+
+
+def _starved(taken: Taken) -> str:
+    share = 0.0 if taken.projections is None else taken.projections.starved
+    return f"; {100.0 * share:.2g} % of the readings held less than one quantum" if share else ""
 
 
 def _unbiased(projections: MeasuredProjections) -> MeasuredProjections:
-    """With logarithms that are right on average: of half a quantum more than was counted.
+    """With logarithms that are right on average: ln of (c + sqrt(c^2 + 2s)) / 2 where c = C + 1/2.
 
-    E ln(C + 1/2) = ln E C up to 1 / C^2 for counts C, while E ln C is too small by 1 / 2C: several HU behind
-    a large patient at a low dose, which the gate would hold against the result, whose mean is that of counts.
+    C counts photons and electronics of variance s (NEED 1.3). E ln C is too small by 1 / 2C of the photons
+    and s / 2C^2 of the electronics: several HU behind a large patient at a low dose, which the gate would
+    hold against the result, whose mean is that of counts. This is ln C + 1 / 2C + s / 2C^2 where C is large,
+    has a value for every reading, and is right to 0.02 down to 10 counts.
     """
     if projections.incident_quanta is None:
         return projections
-    half = 0.5 / projections.incident_quanta[:, None, :]
-    unbiased = -np.log(np.exp(-projections.line_integrals) + half)
-    return replace(projections, line_integrals=unbiased.astype(np.float32))
+    quanta = projections.incident_quanta[:, None, :]
+    counts = projections.transmission() * quanta + 0.5
+    above = 0.5 * (counts + np.sqrt(counts * counts + 2.0 * ELECTRONIC_VARIANCE))
+    integrals = np.log(quanta / np.maximum(above, FAINTEST_QUANTA))
+    return replace(projections, line_integrals=integrals.astype(np.float32))
 
 
 def _usual_quanta(projections: MeasuredProjections, photons: float, views: int) -> float:

@@ -149,7 +149,8 @@ class Stations:
         if self._held is None or self._held[0] != order.job_id:
             folder = self._spool.series_folder(order.series_uid)
             paths = [folder / name for name in order.files]
-            taken = take_up(paths, self._engine)
+            made = (self._spool.work_folder(order.job_id) / "reconstruct.json").exists()
+            taken = take_up(paths, self._engine, enhanced=made)
             series = replace(taken.series, stack=order.stack, stack_number=order.stack_number)
             self._held = order.job_id, replace(taken, series=series)
         return self._held[1]
@@ -201,7 +202,7 @@ class Stations:
         result: Enhanced | EnhancedRays
         outside: set[str] = set()
         if taken.projections is not None:
-            rays = measured_rays(taken.projections, starts[0].photons, series)
+            rays = measured_rays(taken.projections, [start.photons for start in starts], series)
             result = enhance_rays(self._engine, rays, seed, on_slice)
             outside = {sentence for start in result.starts for sentence in start.outside}
         else:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dicomnode.engines.enhance_rays import MeasuredRays, line_integrals
+from dicomnode.engines.enhance_rays import STARVED_QUANTA, MeasuredRays, line_integrals
 from dicomnode.physics.geometry import ParallelBeam
 from dicomnode.physics.measured import from_parallel
 from dicomnode.physics.photons import NORMAL_DOSE_PHOTONS, photons_per_bin
@@ -53,7 +53,7 @@ class RawCase:
     @property
     def low_dose(self) -> NDArray[np.float32]:
         """HU [slice, row, column] of the measured rays."""
-        return self.reconstruct(line_integrals(self.transmissions, self.rays.quanta))
+        return self.reconstruct(line_integrals(self.transmissions, self.rays.quanta, STARVED_QUANTA))
 
     @property
     def target(self) -> NDArray[np.float32]:

@@ -11,6 +11,7 @@ from pydicom import dcmread
 
 from dicomnode.demo.projections import scan, write_projections
 from dicomnode.dicom.derived import Identity, Provenance, write_derived
+from dicomnode.dicom.maps import write_removed_map
 from dicomnode.dicom.reconstructed_series import Reconstruction, reconstructed_series
 from dicomnode.dicom.report import write_report
 from dicomnode.dicom.series import CtSeries, read_headers
@@ -68,6 +69,23 @@ def test_the_series_is_its_slices_in_whole_units_under_the_views_own_names(
     assert series.content_digest == reconstructed_series(made(), paths).content_digest
 
 
+def test_what_says_how_samples_are_shown_does_not_speak_of_hounsfield_units(
+    tmp_path: Path, identity: Identity, provenance: Provenance
+) -> None:
+    """A window on line integrals would show the slices black, and padding of 0 would take the water away."""
+    paths = write_projections(scan(disc(), 3.0, small(views_per_turn=VIEWS)), tmp_path / "views")
+    for path in paths:
+        data = dcmread(path)
+        data.WindowCenter, data.WindowWidth, data.PixelAspectRatio = "3", "6", ["4", "1"]
+        data.add_new("PixelPaddingValue", "US", 0)
+        data.save_as(path)
+    series = reconstructed_series(made(), paths)
+    images = write_derived(series, series.hounsfield, identity, provenance, tmp_path / "images")
+    stale = ("WindowCenter", "WindowWidth", "PixelAspectRatio", "PixelPaddingValue")
+    for header in (*series.headers, *map(dcmread, images)):
+        assert [keyword for keyword in stale if keyword in header] == []
+
+
 def test_slices_with_a_gap_are_refused(paths: list[Path]) -> None:
     with pytest.raises(GapInSeries):
         reconstructed_series(made((0.0, 1.0, 4.0)), paths)
@@ -84,6 +102,8 @@ def test_what_is_derived_is_valid_and_says_what_it_is(
     facts = replace(provenance, measured_views=VIEWS)
     images = write_derived(series, series.hounsfield, identity, facts, tmp_path / "images")
     report = write_report(series, images, identity, facts, tmp_path / "report.dcm")
+    (removed,) = write_removed_map(series, images, identity, facts, tmp_path)
+    assert dcmread(removed).ContentDescription == "Plain reconstruction minus enhanced image"
     known = set(object_errors(paths[0]))  # of a series without a body part
     assert [set(object_errors(path)) - known for path in (*images, report)] == [set()] * 4
     written = [dcmread(path) for path in images]

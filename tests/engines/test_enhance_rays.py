@@ -140,6 +140,44 @@ def test_normal_dose_is_reconstructed_and_nothing_else(engine: NeedEngine) -> No
     assert all(start.step == 0 for start in found.starts)
 
 
+def test_a_slice_at_normal_dose_stays_and_its_neighbour_of_a_tenth_is_cleaned(engine: NeedEngine) -> None:
+    """The current changed between two turns: neither goes by what most of the slices have."""
+    good, bad = measured(1.0, slices=2), measured(0.1, slices=1)
+    quanta = np.repeat([[[2.5e5]], [[2.5e5]], [[2.5e4]]], BEAM.detectors, axis=2).astype(np.float32)
+    both = np.concatenate([good.transmission, bad.transmission])
+    rays = MeasuredRays(both, quanta, 2.5e5, PIXEL_MM, image, (2.5e5, 2.5e5, 2.5e4))
+    found = enhance_rays(engine, rays, seed=0)
+    assert [start.step for start in found.starts] == [0, 0, 9]
+    assert np.array_equal(found.hounsfield[:2], found.low_dose[:2])
+    assert not np.array_equal(found.hounsfield[2], found.low_dose[2])
+    assert middle_hu(found.hounsfield[2:], 40.0) == pytest.approx(0.0, abs=3.0)
+
+
+def test_work_is_told_in_pieces_and_can_be_broken_off(engine: NeedEngine) -> None:
+    """A node that stops must not wait for the whole stack, nor be taken for one that died."""
+    told: list[tuple[str, int, int]] = []
+    enhance_rays(engine, measured(0.1, slices=5), 0, lambda *one: told.append(one))
+    cleaned = [done for part, done, _ in told if part == "clean"]
+    assert cleaned == sorted(cleaned)
+    assert len(cleaned) > 4, "two pieces in each of two passes"
+    assert [done for part, done, _ in told if part == "refine"] == [*range(1, 6), 5]
+
+    def stop(part: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        enhance_rays(engine, measured(0.1, slices=1), 0, stop)
+
+
+def test_the_image_stage_walks_its_own_schedule(engine: NeedEngine) -> None:
+    """Ten steps of its own below twenty of the rays; with two passes it walks between them."""
+    own = Schedule(most_photons=3e5, least_photons=2.5e4, steps=10)
+    card = engine.card.model_copy(update={"schedule": own, "image_passes": 2})
+    found = enhance_rays(replace(engine, card=card), measured(0.05), seed=0)
+    assert found.starts[0].step == 19
+    assert np.isfinite(found.hounsfield).all()
+
+
 def test_the_same_seed_gives_the_same_slices(engine: NeedEngine) -> None:
     rays = measured(0.1, slices=3)
     one, same, other = (enhance_rays(engine, rays, seed).hounsfield for seed in (1, 1, 2))

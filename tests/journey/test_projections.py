@@ -1,12 +1,14 @@
 """From CT-PD files to HU in the patient's frame, and what the node says of a series it cannot enhance."""
 
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 
 from dicomnode.demo.projections import FanScanner, scan, write_projections
 from dicomnode.dicom.projections import MeasuredProjections, read_projections
@@ -17,6 +19,8 @@ from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.need.poisson import EXTENDED
 from dicomnode.engines.unet import UNet, UNetShape
 from dicomnode.errors import ConeTooWide, HelicalProjections, InconsistentProjections, NoRawMode
+from dicomnode.journey.dose_reports import DoseReports
+from dicomnode.journey.order import new_orders
 from dicomnode.journey.projections import (
     ReconstructedSeries,
     read_measured_slices,
@@ -25,13 +29,15 @@ from dicomnode.journey.projections import (
     reconstruct_views,
     refuse,
 )
+from dicomnode.journey.stations import STATIONS, Stations
 from dicomnode.node import Node
 from dicomnode.physics.photons import REFERENCE_BIN_MM, REFERENCE_VIEWS
 from dicomnode.physics.simulation import STANDARD
-from dicomnode.spool import key
+from dicomnode.spool import Spool, key
 from tests.dicom.test_projections import change, put
 from tests.fan_makers import disc, ends, small, through
 from tests.journey.scene import Pacs, decoded, low_dose_series, send_to, settings_for, wait_for_jobs
+from tests.journey.test_stations import filed
 
 pytestmark = pytest.mark.slow
 
@@ -259,3 +265,45 @@ def test_projections_go_through_a_node_whose_model_has_a_raw_mode(
     before, after = ((image - clean.hounsfield)[:, water] for image in (plain.hounsfield, result))
     assert after.std() < 0.6 * before.std()
     assert abs(float(after.mean())) < 1.0
+
+
+@pytest.mark.parametrize("engine_changes", [False, True])
+def test_a_crash_at_every_station_makes_the_same_result_of_projections(
+    tmp_path: Path, raw_engine: NeedEngine, engine: NeedEngine, engine_changes: bool
+) -> None:
+    """Each station is reached by a process that knows only what is on the disk, and is broken off once.
+
+    From the judge on it may be one whose model has no raw mode: the pixels are there already.
+    """
+    scanner = small(views_per_turn=120, quanta=2.4e4)
+    paths = write_projections(scan(disc(), 3.0, scanner, (0.5,), seed=1), tmp_path / "raw")
+    settings = settings_for(tmp_path, 1, quality={"on_failure": "label"})
+    spool = Spool(settings.node.spool, reserve_bytes=0)
+    pipeline = Stations(settings, spool, raw_engine, DoseReports()).pipeline_digest
+    (order,) = new_orders(spool, filed(spool, paths), (), pipeline, "now")
+    folder = spool.work_folder(order.job_id)
+
+    def pixels() -> list[tuple[str, bytes]]:
+        images = [dcmread(path) for path in sorted(folder.rglob("images/*.dcm"))]
+        return [(str(image.SOPInstanceUID), image.PixelData) for image in images]
+
+    whole = Stations(settings, spool, raw_engine, DoseReports())
+    for station in STATIONS:
+        whole.visit(station, order, lambda *_: None)
+    expected = pixels()
+    assert len(expected) == 2
+    shutil.rmtree(folder)
+    for station in STATIONS:
+        late = engine_changes and station in ("judge", "write")
+        anew = Stations(settings, spool, engine if late else raw_engine, DoseReports())
+        assert anew.can_continue(order)
+        if station == "reconstruct":
+            with pytest.raises(KeyboardInterrupt):
+                anew.visit(station, order, killed)
+            anew = Stations(settings, spool, raw_engine, DoseReports())
+        anew.visit(station, order, lambda *_: None)
+    assert pixels() == expected
+
+
+def killed(part: str, done: int, total: int) -> None:
+    raise KeyboardInterrupt

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 
 from dicomnode.demo.projections import scan, write_projections
 from dicomnode.dicom.dose import read_dose
@@ -20,8 +21,10 @@ from dicomnode.errors import GapInSeries, NoRawMode
 from dicomnode.journey.matching import slice_facts
 from dicomnode.journey.projections import reconstruct_views
 from dicomnode.journey.raw_mode import Taken, match_taken, measured_rays, take_up
+from dicomnode.physics.photons import ELECTRONIC_VARIANCE
 from dicomnode.physics.simulation import STANDARD
 from dicomnode.settings import Dose
+from tests.dicom.test_projections import put
 from tests.fan_makers import disc, small
 from tests.makers import make_series
 
@@ -86,7 +89,7 @@ def test_the_slices_are_images_of_the_scan(taken: Taken, paths: list[Path]) -> N
 def test_the_rays_of_a_slice_are_those_that_make_it(taken: Taken) -> None:
     """Reconstructed they give the slices, but for half a quantum; other rays change their own slice alone."""
     assert taken.projections is not None
-    rays = measured_rays(taken.projections, 5e3, taken.series)
+    rays = measured_rays(taken.projections, [5e3] * 4, taken.series)
     assert rays.transmission.shape == (4, 180, 120)
     assert rays.quanta.shape == rays.transmission.shape
     integrals = line_integrals(rays.transmission, rays.quanta)
@@ -103,8 +106,8 @@ def test_the_rays_of_a_slice_are_those_that_make_it(taken: Taken) -> None:
 def test_few_photons_do_not_move_the_mean_of_what_the_result_is_judged_by(
     tmp_path: Path, raw_engine: NeedEngine
 ) -> None:
-    """Some 18 quanta behind the disc: plain logarithms are too large on average."""
-    scanner = replace(SCANNER, quanta=400.0, bow_tie=1.0)
+    """Some 18 quanta behind the disc, and electronics: plain logarithms are too large on average."""
+    scanner = replace(SCANNER, quanta=400.0, bow_tie=1.0, electronic_variance=ELECTRONIC_VARIANCE)
     noisy = scan(disc(64, 3.0), 3.0, scanner, (0.5,), seed=2)
     series = take_up(write_projections(noisy, tmp_path), raw_engine, SIDE).series
     plain, clean = (
@@ -120,15 +123,27 @@ def test_photons_of_the_files_decide_the_step(
     taken: Taken, raw_engine: NeedEngine, photons: float, step: int
 ) -> None:
     facts = slice_facts(taken.series, read_dose(taken.series.headers), DoseReference())
-    starts, told = match_taken(replace(taken, photons=photons), facts, Dose(), raw_engine)
+    starts, told = match_taken(replace(taken, photons=(photons,) * 4), facts, Dose(), raw_engine)
     assert [start.step for start in starts] == [step] * 4
     assert [start.fraction for start in starts] == pytest.approx([photons / 2.5e5] * 4)
     assert not any(start.outside for start in starts)
-    starved, _ = match_taken(replace(taken, photons=900.0), facts, Dose(), raw_engine)
+    starved, _ = match_taken(replace(taken, photons=(900.0,) * 4), facts, Dose(), raw_engine)
     assert "photons 900 are outside what the model was trained for" in starved[0].outside[0]
     assert f"{photons:.3g} photons" in told
     pitch_mm = 3.2 * 550.0 / 1000.0
-    assert taken.photons == pytest.approx(6e3 * 180 / 672 * 0.994 / pitch_mm, rel=0.15), "less the bow-tie"
+    expected = [6e3 * 180 / 672 * 0.994 / pitch_mm] * 4
+    assert taken.photons == pytest.approx(expected, rel=0.15), "less the bow-tie"
+
+
+def test_a_slice_starts_by_its_own_photons_where_the_current_changed(
+    taken: Taken, raw_engine: NeedEngine
+) -> None:
+    facts = slice_facts(taken.series, read_dose(taken.series.headers), DoseReference())
+    photons = (2.5e5, 2.4e5, 2.5e5, 2.5e4)
+    starts, told = match_taken(replace(taken, photons=photons), facts, Dose(), raw_engine)
+    assert [start.step for start in starts] == [0, 0, 0, 9]
+    assert [start.photons for start in starts] == [2.45e5, 2.45e5, 2.45e5, 2.5e4], "a current that wavers"
+    assert "2.5e+04 to 2.45e+05 photons" in told
 
 
 def test_without_photons_tags_and_noise_decide_and_every_ray_has_as_many(
@@ -140,10 +155,48 @@ def test_without_photons_tags_and_noise_decide_and_every_ray_has_as_many(
     starts, told = match_taken(untold, facts, Dose(without_dose="noise-only"), raw_engine)
     assert "noise decided in 4 of 4 slices" in told
     assert len({start.photons for start in starts}) == 1
+    assert {(start.decided_by, start.verdict) for start in starts} == {("noise", "noise alone")}
     assert untold.projections is not None
-    quanta = measured_rays(untold.projections, 5e3, untold.series).quanta
+    quanta = measured_rays(untold.projections, [5e3] * 4, untold.series).quanta
     pitch_mm = 3.2 * 550.0 / 1000.0
-    assert quanta.ravel() == pytest.approx([5e3 * 672 / 180 * pitch_mm / 0.994], rel=1e-3)
+    assert quanta.ravel() == pytest.approx([5e3 * 672 / 180 * pitch_mm / 0.994] * 4, rel=1e-3)
+
+
+def test_readings_below_one_quantum_count_as_they_are_and_are_told(
+    tmp_path: Path, raw_engine: NeedEngine
+) -> None:
+    """Some five quanta behind the disc: with the least ones raised to one quantum the mean is too high."""
+    scanner = replace(SCANNER, quanta=110.0, bow_tie=1.0)
+    clean = scan(disc(64, 3.0), 3.0, scanner, (0.5,))
+    assert clean.incident_quanta is not None
+    rng, incident = np.random.default_rng(5), clean.incident_quanta[:, None, :]
+    expected = np.exp(-clean.line_integrals)
+    read = rng.poisson(incident * expected) + rng.normal(0.0, ELECTRONIC_VARIANCE**0.5, expected.shape)
+    paths = write_projections(clean, tmp_path)
+    for path, view in zip(paths, read, strict=True):
+        hold_quanta(path, view)
+    low = take_up(paths, raw_engine, SIDE)
+    assert low.projections is not None
+    rays = measured_rays(low.projections, [1e2] * 2, low.series)
+    dark = np.stack([expected[:, row] for row in (1, 0)]) < 0.06
+    truth = np.stack([expected[:, row] for row in (1, 0)])[dark].mean()
+    assert rays.transmission[dark].mean() / truth == pytest.approx(1.0, abs=0.02)
+    assert (rays.transmission < 0).any()
+    assert low.projections.starved == pytest.approx((read < 1.0).mean(), rel=0.01)
+    facts = slice_facts(low.series, read_dose(low.series.headers), DoseReference())
+    _, told = match_taken(low, facts, Dose(), raw_engine)
+    assert f"; {100 * low.projections.starved:.2g} % of the readings held less than one quantum" in told
+
+
+def hold_quanta(path: Path, quanta: np.ndarray) -> None:
+    """Put what was read [row, column] into a file, as counts that were neither logged nor flattened."""
+    data = dcmread(path)
+    image = np.rint(100.0 * quanta.T).astype("<i2")
+    data.PixelData, data.PixelRepresentation = image.tobytes(), 1
+    data.RescaleSlope, data.RescaleIntercept = "0.01", "0"
+    for name, flag in (("LogFlag", "NO"), ("FlatFieldCorrectionFlag", "NO")):
+        put(name, flag)(data)
+    data.save_as(path)
 
 
 def test_turns_that_leave_a_gap_are_no_series(tmp_path: Path, raw_engine: NeedEngine) -> None:
@@ -156,6 +209,7 @@ def test_a_model_for_images_refuses_and_images_are_taken_up_as_they_are(
 ) -> None:
     with pytest.raises(NoRawMode):
         take_up(paths, engine)
+    assert take_up(paths, engine, SIDE, enhanced=True).series.slices == 4, "its result is there already"
     images = make_series(tmp_path)
     one = take_up(images, raw_engine)
     assert (one.projections, one.photons, one.views) == (None, None, 0)

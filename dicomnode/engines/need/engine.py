@@ -10,6 +10,7 @@ from torch import Tensor
 from dicomnode.engines.model_card import ModelCard, RawMode
 from dicomnode.engines.need import dgdiff, raw, spdiff
 from dicomnode.engines.need.poisson import ShiftedPoisson
+from dicomnode.engines.need.raw import Told
 from dicomnode.engines.start_step import (
     LEAST_FRACTION,
     TYPICAL_TEXTURE,
@@ -134,6 +135,7 @@ class NeedEngine:
         photons: float,
         share: float | Tensor = 1.0,
         rng: torch.Generator | None = None,
+        tell: Told | None = None,
     ) -> Tensor:
         """Measured transmissions at normal dose, [slice, view, ray] in and out, as `raw.clean`.
 
@@ -143,7 +145,7 @@ class NeedEngine:
         if self.raw is None or self.process.schedule.nearest(photons) == 0:
             return transmissions
         rng = rng if mode.refill == "drawn" else None
-        cleaned = raw.clean(self.raw, self.process, transmissions, photons, rng, share, mode.passes)
+        cleaned = raw.clean(self.raw, self.process, transmissions, photons, rng, share, mode.passes, tell)
         return raw.conserved(transmissions, cleaned, share * photons)
 
     @torch.inference_mode()

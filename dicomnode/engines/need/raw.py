@@ -12,6 +12,7 @@ photons there were, not at the nearest step of the schedule (1.6): only its furt
 """
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -20,6 +21,7 @@ from torch.nn import functional
 
 from dicomnode.engines.need.poisson import Photons, ShiftedPoisson
 from dicomnode.engines.unet import UNet, bf16_pays, condition_tensor, high_pass
+from dicomnode.physics.photons import ELECTRONIC_VARIANCE
 
 CONTEXT = 3
 CHANNELS, CONDITIONS = 2 * CONTEXT, 1
@@ -28,9 +30,12 @@ OPAQUE = 1e-6
 FAINTEST_QUANTA = 0.1
 """What a ray is taken to have let through at least, so that it has a logarithm and a share."""
 NOISE_AT_MOST = 6.0
-"""Deviations; in stabilised units that of the noise is 1."""
+"""Deviations of one reading: sqrt(counts + s). The same upwards and downwards, or the mean would move."""
 LEAST_HEARD = 0.05
 SLICES_AT_ONCE = 4
+
+Told = Callable[[float], object]
+"""Told the share of the work that is done; may raise to break it off."""
 
 
 def stabilised(transmission: Tensor, photons: Photons) -> Tensor:
@@ -68,7 +73,7 @@ def noise_of(states: Tensor, clean: Tensor, photons: Photons) -> Tensor:
     return (stabilised(states, photons) - stabilised(clean, photons))[:, None]
 
 
-def predict(network: UNet, states: Tensor, photons: Photons) -> Tensor:
+def predict(network: UNet, states: Tensor, photons: Photons, tell: Told | None = None) -> Tensor:
     """yhat_0 of a stack of states, [slice, view, bin]. `photons` of a ray: a number or of the same shape."""
     counts = torch.as_tensor(photons, dtype=states.dtype, device=states.device).expand(states.shape)
     answers = []
@@ -83,6 +88,8 @@ def predict(network: UNet, states: Tensor, photons: Photons) -> Tensor:
             noise: Tensor = network(inputs(windows, levels), steer)
         z = stabilised(states[some], counts[some]) - noise.float()[:, 0]
         answers.append(transmission(z, counts[some]))
+        if tell:
+            tell(min((first + SLICES_AT_ONCE) / len(states), 1.0))
     return torch.cat(answers)
 
 
@@ -94,13 +101,15 @@ def clean(
     rng: torch.Generator | None = None,
     share: Photons = 1.0,
     passes: int | None = None,
+    tell: Told | None = None,
 ) -> Tensor:
     """Measured transmissions at normal dose: [slice, view, bin] in and out, neighbouring slices in order.
 
     `photons` a reference ray give the start step (NEED 1.6); a ray has `share` of them, a number or a tensor
     that broadcasts to the rays. The measurement is shifted by the electronics. At step 0, normal dose, it is
     returned as it is. With `rng` the refilled photons are drawn. At most `passes` predictions, evenly spread
-    over the steps down to 1; by default one a step, as published.
+    over the steps down to 1; by default one a step, as published but for the last one at k = 0, which the
+    paper calls near-identity and this network is not trained for.
     """
     schedule = process.schedule
     start = schedule.nearest(photons)
@@ -109,9 +118,15 @@ def clean(
     further = schedule.path(start, start if passes is None else passes)[1:]
     levels = [photons, *(float(schedule.photons[k]) for k in further)]
     y = process.shifted(measured, share * photons)
-    for now, then in pairwise(levels):
-        y = process.refilled(y, predict(network, y, share * now), share * now, share * then, rng)
-    return predict(network, y, share * levels[-1]).clamp(0.0, 1.0)
+    so_far = [_from(tell, number, len(levels)) for number in range(len(levels))]
+    for (now, then), heard in zip(pairwise(levels), so_far, strict=False):
+        y = process.refilled(y, predict(network, y, share * now, heard), share * now, share * then, rng)
+    return predict(network, y, share * levels[-1], so_far[-1]).clamp(0.0, 1.0)
+
+
+def _from(tell: Told | None, number: int, passes: int) -> Told | None:
+    """Told of one pass of several, as the share of all."""
+    return None if tell is None else lambda share: tell((number + share) / passes)
 
 
 def conserved(measured: Tensor, cleaned: Tensor, quanta: Photons, sigma: float = 8.0) -> Tensor:
@@ -120,15 +135,17 @@ def conserved(measured: Tensor, cleaned: Tensor, quanta: Photons, sigma: float =
     [slice, view, bin], with `quanta` incident on each ray; a neighbourhood is a Gaussian of deviation `sigma`
     views and bins. Counts are an unbiased measurement at every dose, their logarithm is not: so no network
     and no shift that stayed can move the mean of a tissue by much, and what is left of the noise is that of
-    some 800 rays together. What is averaged is the measured share of the cleaned, or bright rays would speak
-    for the dark ones beside them; rays that differ by more than noise does, at edges, do not speak.
+    some 800 rays together. Each ray counts in units of what the rays close to it let through, or bright ones
+    would speak for the dark ones beside them; not in units of its own cleaned share, whose left-over noise is
+    that of the very reading: the mean of their ratio is too low by the product of both. Rays that differ by
+    more than noise does, at edges, do not speak.
     """
-    away = stabilised(measured, quanta) - stabilised(cleaned, quanta)
-    heard = (away.abs() < NOISE_AT_MOST).to(measured)
-    share = measured / cleaned.clamp(min=OPAQUE).maximum(FAINTEST_QUANTA / torch.as_tensor(quanta))
-    total = _smooth(heard, sigma)
-    ratio = _smooth(heard * share, sigma) / total.clamp(min=OPAQUE)
-    return torch.where(total > LEAST_HEARD, cleaned * ratio.clamp(0.5, 2.0), cleaned)
+    incident = torch.as_tensor(quanta, dtype=measured.dtype, device=measured.device)
+    deviation = (cleaned.clamp(min=0.0) / incident + ELECTRONIC_VARIANCE / incident**2).sqrt()
+    heard = ((measured - cleaned).abs() < NOISE_AT_MOST * deviation).to(measured)
+    weight = heard / _smooth(cleaned, sigma / 2.0).maximum(FAINTEST_QUANTA / incident)
+    ratio = _smooth(weight * measured, sigma) / _smooth(weight * cleaned, sigma).clamp(min=OPAQUE)
+    return torch.where(_smooth(heard, sigma) > LEAST_HEARD, cleaned * ratio.clamp(0.5, 2.0), cleaned)
 
 
 def _smooth(rays: Tensor, sigma: float) -> Tensor:
