@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -40,7 +40,10 @@ Image = NDArray[np.float32]
 
 
 class BaselineCard(BaseModel):
-    """`card.yaml` of a run folder. `dose`: the only one it was trained at, None for all."""
+    """`card.yaml` of a run folder. `dose`: the only one it was trained at, None for all.
+
+    `mirrorings`: how many mirrored slices its answer is the mean of, as in NEED's model card.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,6 +58,7 @@ class BaselineCard(BaseModel):
     trained_on: tuple[str, ...]
     steps: int
     seed: int
+    mirrorings: Annotated[int, Field(ge=1, le=len(dgdiff.MIRRORINGS))] = 1
 
     @property
     def shape(self) -> Shape:
@@ -66,7 +70,9 @@ def task(recipe: BaselineRecipe, examples: Sequence[PackedExample]) -> Task:
     stage, shape = recipe.image, _shape(recipe.engine, recipe.image.widths)
     if isinstance(recipe, RedCnnRecipe):
         dose = recipe.dose
-        return Task("image", stage, shape, lambda rng: fixed_dose_batch(examples, stage, dose, rng))
+        return Task(
+            "image", stage, shape, lambda rng: fixed_dose_batch(examples, stage, dose, rng), f"{dose:g}"
+        )
     return Task("image", stage, shape, lambda rng: alone_batch(examples, stage, rng))
 
 
@@ -111,6 +117,17 @@ class Baseline:
     def name(self) -> str:
         return self.card.name
 
+    @property
+    def told(self) -> str:
+        """What a reader of its figures needs to know of it."""
+        card = self.card
+        dose = "all doses" if card.dose is None else f"{100 * card.dose:g} % dose alone"
+        mirrored = f", mean of {card.mirrorings} mirrorings" if card.mirrorings > 1 else ""
+        return (
+            f"{card.engine}, {card.parameters} parameters, {card.steps} steps at {dose}{mirrored}; weights "
+            f"{card.sha256[:12]}; trained on {', '.join(card.trained_on) or 'nothing named'}"
+        )
+
     @torch.inference_mode()
     def __call__(self, hounsfield: Image, starts: Sequence[StartStep]) -> Image:
         """HU float32 [slice, row, column] in and out, one start step a slice; RED-CNN looks at none."""
@@ -133,8 +150,12 @@ class Baseline:
         scale = x.new_tensor(noise_hu)
         channels = dgdiff.inputs(x, x, x.expand(-1, 2, -1, -1), scale)[:, :CHANNELS]
         steer = dgdiff.conditions(noise_hu, start.texture, 0.0)[:CONDITIONS]
-        noise: Tensor = self.network(channels, condition_tensor([steer], x))
-        return -noise.float() * scale
+        steered = condition_tensor([steer], x)
+        answers = [
+            self.network(channels.flip(axes), steered).float().flip(axes)
+            for axes in dgdiff.MIRRORINGS[: self.card.mirrorings]
+        ]
+        return -torch.stack(answers).mean(dim=0) * scale
 
 
 def load_baseline(folder: Path, device: torch.device) -> Baseline:
@@ -171,6 +192,7 @@ def publish_baseline(recipe: BaselineRecipe, run: Path) -> Path:
         trained_on=recipe.corpus.trained_on,
         steps=state["step"],
         seed=recipe.seed,
+        mirrorings=1 if isinstance(recipe, RedCnnRecipe) else recipe.mirrorings,
     )
     (run / "card.yaml").write_text(yaml.safe_dump(card.model_dump(mode="json"), sort_keys=False, width=110))
     return run

@@ -114,9 +114,10 @@ class RedCnnRecipe(_Common):
 
 
 class UNetRecipe(_Common):
-    """DGDiff's network that sees the slice alone, at all doses."""
+    """DGDiff's network that sees the slice alone, at all doses; `mirrorings` as for NEED."""
 
     engine: Literal["unet"]
+    mirrorings: Annotated[int, Field(ge=1, le=4)] = 1
 
     @model_validator(mode="after")
     def _clean_targets(self) -> Self:
