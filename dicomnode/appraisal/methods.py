@@ -96,12 +96,14 @@ StackMethod = Callable[[Volume, Sequence[StartStep]], Volume]
 class Beside:
     """A method that takes a stack, HU [slice, row, column], and its start steps, and returns it whole.
 
-    It is given the asked slices with so many neighbours on either side, where there are any.
+    It is given the asked slices with so many neighbours on either side, where there are any. `told`: what it
+    is and was trained on.
     """
 
     name: str
     work: StackMethod
     neighbours: int = 1
+    told: str = ""
 
     def __call__(self, scan: Scan, part: slice) -> Volume:
         first, last, _ = part.indices(len(scan.hounsfield))
@@ -117,7 +119,7 @@ def yardsticks() -> list[Method]:
     return [Unchanged(), Smoother("nlm", non_local_means), Smoother("tv", total_variation)]
 
 
-def load_beside(folder: Path, device: str) -> Method:
+def load_beside(folder: Path, device: str) -> Beside:
     """A baseline that `dicomnode train` made, from its folder.
 
     Raises ModelError where there is none, or where this installation has no baselines.
@@ -135,7 +137,7 @@ def load_beside(folder: Path, device: str) -> Method:
     )
     work = baselines.load_baseline(folder, place)
     # one that says how far it looks is spared what it does not look at
-    return Beside(str(work.name), work, int(getattr(work, "neighbours", 1)))
+    return Beside(str(work.name), work, int(getattr(work, "neighbours", 1)), str(getattr(work, "told", "")))
 
 
 def check_names(methods: Sequence[Method]) -> None:

@@ -88,10 +88,11 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.inserts = arguments.inserts or (QUICK_INSERTS if arguments.quick else INSERTS)
     console, began = Console(), time.monotonic()
     engine = load_engine(arguments.models, arguments.model, arguments.device)
-    methods = [*yardsticks(), Enhanced(engine), *(load_beside(f, arguments.device) for f in arguments.beside)]
+    beside = [load_beside(folder, arguments.device) for folder in arguments.beside]
+    methods = [*yardsticks(), Enhanced(engine), *beside]
     check_names(methods)
     groups, opened = _measure(arguments, engine, methods, console)
-    told = report.build(groups, engine.card, opened, arguments, time.monotonic() - began)
+    told = report.build(groups, engine.card, opened, beside, arguments, time.monotonic() - began)
     for group in told["groups"]:
         for table in tables.for_terminal(group):
             console.print(table)
