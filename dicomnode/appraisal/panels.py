@@ -1,6 +1,7 @@
 """One slice of a dose: input, enhanced, reference, what is between the last two, and the others below."""
 
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +46,9 @@ class Panel:
         """Write the picture, a pixel of it for a pixel of the slice; its file name and caption."""
         shown, cut = self._shown(), _around(self.reference)
         name = f"images-{slug(kernel)}-{slug(dose)}.png"
-        _montage([(told, image[cut], *ends) for told, image, *ends in shown], f"{dose}, {kernel}").save(
-            folder / name, optimize=True
-        )
+        _montage(
+            [(told, image[cut], least, most) for told, image, least, most in shown], f"{dose}, {kernel}"
+        ).save(folder / name, optimize=True)
         others = ", ".join(told for told, *_ in shown[COLUMNS:])
         told = f"{kernel}, {dose}: input, enhanced, reference (-160 to 240 HU), difference"
         return name, f"{told}; {others}" if others else told
@@ -70,8 +71,9 @@ def _montage(shown: list[Shown], title: str) -> Image.Image:
     rows = -(-len(shown) // COLUMNS)
     wide = COLUMNS * (width + GAP_PX) + GAP_PX
     high = TITLE_PX + rows * (height + CAPTION_PX) + GAP_PX
-    figure = Figure(figsize=(wide / DPI, high / DPI), dpi=DPI, facecolor="black")
-    canvas = FigureCanvasAgg(figure)
+    # a hundredth of a pixel more: what is cut off behind the point must not be a whole one
+    figure = Figure(figsize=((wide + 0.01) / DPI, (high + 0.01) / DPI), dpi=DPI, facecolor="black")
+    FigureCanvasAgg(figure)
     figure.text(0.5, 1 - 0.5 * TITLE_PX / high, title, color="white", fontsize=13, ha="center", va="center")
     corners = []
     for number, (caption, *_) in enumerate(shown):
@@ -81,8 +83,9 @@ def _montage(shown: list[Shown], title: str) -> Image.Image:
         corners.append((top, left))
         at = (left + 0.5 * width) / wide, 1 - (top - 0.5 * CAPTION_PX) / high
         figure.text(*at, caption, color="white", fontsize=10, ha="center", va="center")
-    canvas.draw()
-    grey = np.array(canvas.buffer_rgba())[..., 0]
+    drawn = BytesIO()
+    figure.savefig(drawn, format="rgba", facecolor="black")
+    grey = np.frombuffer(drawn.getvalue(), np.uint8).reshape(high, wide, 4)[..., 0].copy()
     for (top, left), (_, image, least, most) in zip(corners, shown, strict=True):
         share = np.clip((image - least) / (most - least), 0.0, 1.0)
         grey[top : top + height, left : left + width] = np.rint(255 * share).astype(np.uint8)

@@ -13,6 +13,7 @@ from dicomnode.appraisal import probing
 from dicomnode.appraisal.cases import FULL, PAIRS, OpenedSeries
 from dicomnode.appraisal.groups import Group
 from dicomnode.appraisal.methods import Beside
+from dicomnode.engines.catalog import SHIPPED
 from dicomnode.engines.model_card import ModelCard
 
 JSON, MARKDOWN = "evaluation.json", "evaluation.md"
@@ -57,6 +58,8 @@ def write_json(report: Report, path: Path) -> None:
 def _command(arguments: argparse.Namespace) -> str:
     """What to type to have this again; of folders their names, wherever they lie."""
     words = ["dicomnode evaluate model --model", arguments.model]
+    if arguments.models != SHIPPED:
+        words += ["--models", arguments.models.name]
     for folder in arguments.series:
         words += ["--series", folder.name]
     if arguments.pairs:

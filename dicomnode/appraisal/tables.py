@@ -260,8 +260,8 @@ def _notes(report: Report) -> str:
   no such rules and answer at full dose too; their difference in bias and at full dose is that of the rules.
 * **One noise**: a simulated dose keeps the reference's own noise and adds what is missing, so of the noise
   in the input that share counts as right: an image without any noise scores worse than one that keeps the
-  share (dose) of it, most at 50 %. All doses of a slice are drawn from one seed: they tell of dose, not of
-  chance. In real pairs the two noises are independent.
+  share (dose) of it, most at 50 %. Each dose and block has noise drawn for itself, once. In real pairs
+  the two noises are independent.
 * **PSNR, SSIM, RMSE**: HU clipped to +-1000, PSNR and SSIM over the range of the reference, SSIM with 11
   x 11 pixels and sigma 1.5; means over slices. **VIF**: pixel domain, four scales, HU clipped to -1024
   to 1900.

@@ -428,6 +428,9 @@ def test_cases_are_one_patient_in_independent_noises(tmp_path: Path) -> None:
         group = Group(case.dose, case.kernel, {"input": Row()})
         group.add(case, Truth.of(case), [Unchanged()], told.append)
     assert sum(told) == count_runs(opened, [0.5]) == full.runs + half.runs
+    _, _, tenth = simulated_cases(opened, engine, [0.5, 0.1], 1)
+    lower = (tenth.scan.hounsfield - half.reference)[:, inside]
+    assert abs(np.corrcoef(one.ravel(), lower.ravel())[0, 1]) < 0.03
     assert half.runs > full.runs == 2
 
 
