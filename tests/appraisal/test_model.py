@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
@@ -17,10 +17,18 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from dicomnode.__main__ import main
-from dicomnode.appraisal.cases import Case, choose_blocks, count_runs, open_series, simulated_cases
+from dicomnode.appraisal.cases import (
+    RAYS,
+    Case,
+    choose_blocks,
+    count_runs,
+    open_series,
+    ray_cases,
+    simulated_cases,
+)
 from dicomnode.appraisal.groups import Group, Row
 from dicomnode.appraisal.inserts import CONTRASTS_HU, DISCS, NOISE_SIDE_PX, Plan, plan_slices
-from dicomnode.appraisal.methods import BASELINES, Beside, Scan, Unchanged
+from dicomnode.appraisal.methods import BASELINES, Beside, FromRays, Scan, Unchanged
 from dicomnode.appraisal.panels import Panel
 from dicomnode.appraisal.probing import Probed
 from dicomnode.appraisal.scoring import Truth
@@ -29,11 +37,17 @@ from dicomnode.engines.start_step import StartStep
 from dicomnode.errors import ModelError
 from dicomnode.evaluation.places import Place
 from dicomnode.evaluation.texture import noise_power
+from dicomnode.learning.plans import dgdiff_task, raw_task, spdiff_task
+from dicomnode.learning.publish import publish
+from dicomnode.learning.recipe import Corpus, Recipe
+from dicomnode.learning.trainer import Trainer
 from dicomnode.physics.simulation import Kernel, simulate_noise
+from tests.learning.test_counts import STAGE, TINY, session_in
 from tests.makers import make_series
 
 PIXEL_MM = 1.2
 DOSES = ("50 %", "10 %")
+RAW_CORPUS = Corpus(sources=(), views=60, detectors=140)
 Volume = NDArray[np.float32]
 Report = dict[str, Any]
 
@@ -432,6 +446,39 @@ def test_cases_are_one_patient_in_independent_noises(tmp_path: Path) -> None:
     lower = (tenth.scan.hounsfield - half.reference)[:, inside]
     assert abs(np.corrcoef(one.ravel(), lower.ravel())[0, 1]) < 0.03
     assert half.runs > full.runs == 2
+
+
+@pytest.mark.slow
+def test_raw_mode_is_measured_on_counts_of_the_same_slices(tmp_path: Path) -> None:
+    """Beside image mode, against the scan without counting noise; the networks need know nothing for that."""
+    make_series(tmp_path / "ct", body(), pixel_spacing_mm=(PIXEL_MM, PIXEL_MM), signed=True, ctdivol_mgy=12.0)
+    session = session_in(tmp_path)
+    recipe = Recipe(model_id="both", version="0", corpus=RAW_CORPUS, projection=TINY, image=TINY, raw=STAGE)
+    for task in (
+        spdiff_task(recipe, session),
+        dgdiff_task(recipe, session),
+        raw_task(recipe, STAGE, session),
+    ):
+        Trainer(task, tmp_path, session.device, seed=1)._save()
+    publish(recipe, tmp_path, tmp_path / "models")
+    engine = load_engine(tmp_path / "models", "both", "cpu")
+    opened = open_series(tmp_path / "ct", engine, 1, 1, seed=1)
+    normal, quarter = ray_cases(opened, engine, [0.25], 1)
+    assert (normal.dose, quarter.dose) == ("100 %", "25 %")
+    assert {normal.kernel, quarter.kernel} == {RAYS}
+    assert normal.reference is quarter.reference
+    inside = np.hypot(*(np.mgrid[:256, :256] - 127.5)) < 95
+    one, other = (
+        (case.scan.hounsfield - case.reference)[case.judged][:, inside] for case in (normal, quarter)
+    )
+    assert other.std() == pytest.approx(2.0 * one.std(), rel=0.05)
+    assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.03
+    raw = FromRays(engine)
+    np.testing.assert_array_equal(raw(normal.scan, normal.judged), normal.scan.hounsfield[normal.judged])
+    assert np.isfinite(raw(quarter.scan, quarter.judged)).all()
+    assert not list(ray_cases(opened, load_engine(SHIPPED, "need-small", "cpu"), [0.25], 1))
+    with pytest.raises(ModelError, match="this scan has none"):
+        raw(replace(quarter.scan, rays=None), quarter.judged)
 
 
 # --- what cannot be measured on --------------------------------------------------------------------
