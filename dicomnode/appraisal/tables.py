@@ -279,7 +279,7 @@ def _notes(report: Report) -> str:
   100, bone above 200. **Noise**: the commonest standard deviation in 6 mm of soft tissue.
 * **NPS mean frequency**: of the difference of two results whose inputs have independent simulated noise;
   anatomy and the noise both have in common cancel. Change against the same of the inputs. Squares of 24
-  pixels hold no coarser grain than their side: a shift of -29 % is read as -26, one of -55 % as -46. For
+  pixels hold no coarser grain than their side: a shift of -29 % is read as -26, one of -55 % as -48. For
   real pairs, of one result in even tissue: what structure is left there counts as noise, so the shift
   looks larger than it is.
 * **MTF50**: of the edge of discs of {EDGE_MM:g} mm put into even tissue of the noisy scan, as result with
