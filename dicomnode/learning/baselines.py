@@ -25,14 +25,16 @@ from dicomnode.engines.unet import UNetShape, bf16_pays, condition_tensor, place
 from dicomnode.errors import ModelError, WeightsMismatch
 from dicomnode.learning.corpus import PackedExample
 from dicomnode.learning.draw import Batch, Mix, crop_pair, image_batch
-from dicomnode.learning.recipe import BaselineRecipe, RedCnnRecipe, Stage
+from dicomnode.learning.recipe import BaselineRecipe, RedCnnRecipe, Stage, UNetRecipe
 from dicomnode.learning.red_cnn import RedCnnShape
 from dicomnode.learning.trainer import Shape, Task
 
 UNIT_HU = 500.0
 """Of a slice as RED-CNN sees it, from air at -2 to bone at 3."""
-CHANNELS, CONDITIONS = 2, 2
-"""Of the plain U-Net: the slice and its fine part; noise level and texture."""
+CHANNELS = 2
+"""Of the plain U-Net: the slice and its fine part."""
+CONDITIONS, WITH_DOSE = 2, 3
+"""Of the plain U-Net: noise level and texture; and the share of normal dose, as DGDiff is told."""
 WEIGHTS = "weights.safetensors"
 HIGHEST_HU = 3071.0
 
@@ -42,7 +44,8 @@ Image = NDArray[np.float32]
 class BaselineCard(BaseModel):
     """`card.yaml` of a run folder. `dose`: the only one it was trained at, None for all.
 
-    `mirrorings`: how many mirrored slices its answer is the mean of, as in NEED's model card.
+    `mirrorings`: how many mirrored slices its answer is the mean of, as in NEED's model card. `conditions`:
+    how many numbers the plain U-Net is told.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,21 +62,23 @@ class BaselineCard(BaseModel):
     steps: int
     seed: int
     mirrorings: Annotated[int, Field(ge=1, le=len(dgdiff.MIRRORINGS))] = 1
+    conditions: Annotated[int, Field(ge=CONDITIONS, le=WITH_DOSE)] = CONDITIONS
 
     @property
     def shape(self) -> Shape:
-        return _shape(self.engine, self.widths)
+        return _shape(self.engine, self.widths, self.conditions)
 
 
 def task(recipe: BaselineRecipe, examples: Sequence[PackedExample]) -> Task:
     """What is to be trained for a baseline's recipe."""
-    stage, shape = recipe.image, _shape(recipe.engine, recipe.image.widths)
+    stage, conditions = recipe.image, _conditions(recipe)
+    shape = _shape(recipe.engine, recipe.image.widths, conditions)
     if isinstance(recipe, RedCnnRecipe):
         dose = recipe.dose
         return Task(
             "image", stage, shape, lambda rng: fixed_dose_batch(examples, stage, dose, rng), f"{dose:g}"
         )
-    return Task("image", stage, shape, lambda rng: alone_batch(examples, stage, rng))
+    return Task("image", stage, shape, lambda rng: alone_batch(examples, stage, rng, conditions))
 
 
 def fixed_dose_batch(
@@ -99,10 +104,15 @@ def added_at_dose_hu(example: PackedExample, dose: float) -> float:
     return example.own_noise_hu * math.sqrt(1.0 / dose - 1.0)
 
 
-def alone_batch(examples: Sequence[PackedExample], stage: Stage, rng: np.random.Generator) -> Batch:
+def alone_batch(
+    examples: Sequence[PackedExample],
+    stage: Stage,
+    rng: np.random.Generator,
+    conditions: int = CONDITIONS,
+) -> Batch:
     """DGDiff's batches, less the proposal of the projections, the neighbours and the share that stays."""
     batch = image_batch(examples, [], stage, rng)
-    return Batch(batch.inputs[:, :CHANNELS], batch.conditions[:, :CONDITIONS], batch.target)
+    return Batch(batch.inputs[:, :CHANNELS], batch.conditions[:, :conditions], batch.target)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +159,7 @@ class Baseline:
         noise_hu = min(max(start.noise_hu, low), high)
         scale = x.new_tensor(noise_hu)
         channels = dgdiff.inputs(x, x, x.expand(-1, 2, -1, -1), scale)[:, :CHANNELS]
-        steer = dgdiff.conditions(noise_hu, start.texture, 0.0)[:CONDITIONS]
+        steer = dgdiff.conditions(noise_hu, start.texture, start.fraction)[: self.card.conditions]
         steered = condition_tensor([steer], x)
         answers = [
             self.network(channels.flip(axes), steered).float().flip(axes)
@@ -193,10 +203,15 @@ def publish_baseline(recipe: BaselineRecipe, run: Path) -> Path:
         steps=state["step"],
         seed=recipe.seed,
         mirrorings=1 if isinstance(recipe, RedCnnRecipe) else recipe.mirrorings,
+        conditions=_conditions(recipe),
     )
     (run / "card.yaml").write_text(yaml.safe_dump(card.model_dump(mode="json"), sort_keys=False, width=110))
     return run
 
 
-def _shape(engine: Literal["red-cnn", "unet"], widths: tuple[int, ...]) -> Shape:
-    return RedCnnShape(widths) if engine == "red-cnn" else UNetShape(CHANNELS, widths, CONDITIONS)
+def _conditions(recipe: BaselineRecipe) -> int:
+    return WITH_DOSE if isinstance(recipe, UNetRecipe) and recipe.told_dose else CONDITIONS
+
+
+def _shape(engine: Literal["red-cnn", "unet"], widths: tuple[int, ...], conditions: int) -> Shape:
+    return RedCnnShape(widths) if engine == "red-cnn" else UNetShape(CHANNELS, widths, conditions)
