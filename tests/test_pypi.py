@@ -65,6 +65,20 @@ def test_a_source_is_filled_once_from_what_lies_there(tmp_path: Path) -> None:
     fetch([source], QUIET)  # it is there: nobody asks for the archive again
 
 
+def test_files_of_one_name_are_not_lost_and_an_earlier_try_leaves_nothing(tmp_path: Path) -> None:
+    """Slices are often called the same in every folder: taken out side by side, one would replace another."""
+    archive = tmp_path / "made-1.0.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for name in ("data/1/IM1", "data/1/IM2", "data/2/IM1"):
+            packed.writestr(name, name)
+    whole = source_of(archive, tmp_path / "made", inside="data/")
+    with pytest.raises(TrainingError, match="has IM1 twice below data/"):
+        fetch([whole], QUIET)
+    assert not whole.path.exists()
+    fetch([source_of(archive, tmp_path / "made", inside="data/2/")], QUIET)
+    assert [path.read_text() for path in whole.path.iterdir()] == ["data/2/IM1"]
+
+
 def test_one_file_may_be_the_source(tmp_path: Path) -> None:
     archive = source_package(tmp_path / "made-1.0.tar.gz")
     source = source_of(archive, tmp_path / "one", inside="made-1.0/data/one.dcm")

@@ -21,12 +21,15 @@ from dicomnode.errors import AlreadyLowDose, DoseUnknown, NoTestSeries, SeriesRe
 from dicomnode.inspection.folder import gather
 from dicomnode.journey.matching import slice_facts
 from dicomnode.journey.normal_dose import reference_of, told_dose
+from dicomnode.learning.raw_case import raw_case
 from dicomnode.physics.lower_dose import Scanner, learn_scanner, lower_dose, own_noise
 from dicomnode.physics.noise import measure_noise
 
 DOSES = (0.5, 0.25, 0.125, 0.1, 0.05)
 FULL = "full dose"
 PAIRS = "real pairs"
+RAYS = "raw projections"
+"""In place of a kernel: the virtual scanner has its own."""
 LEAST_NORMAL = 0.4
 """Share of the normal dose for region and size below which a series is low dose already. Full-dose scans are
 read as 0.55 and more."""
@@ -139,6 +142,30 @@ def simulated_cases(
             yield _case(test, engine, block, first, reference, scanner, seed)
 
 
+def ray_cases(test: OpenedSeries, engine: NeedEngine, doses: Sequence[float], seed: int) -> Iterator[Case]:
+    """Every block as counted projections of a scanner no corpus has, at normal dose and at each lower one.
+
+    The reference is the same scan without counting noise, reconstructed alike. Nothing where the model has no
+    raw mode, or slices are not square.
+    """
+    series, pixel_mm = test.series, test.series.pixel_spacing_mm
+    if engine.card.raw is None or series.hounsfield.shape[1] != series.hounsfield.shape[2]:
+        return
+    for block in test.blocks:
+        first, last = max(block.start - BESIDE, 0), min(block.stop + BESIDE, series.slices)
+        judged, numbers = slice(block.start - first, block.stop - first), list(range(first, last))
+        reference: Volume | None = None
+        for fraction in (1.0, *doses):
+            counts = raw_case(
+                series.hounsfield[first:last], pixel_mm[0], fraction, noise_seed(seed, first, fraction)
+            )
+            reference, low = counts.target if reference is None else reference, counts.low_dose
+            starts = _starts(test, engine, numbers, low, fraction)
+            scan = replace(_scan(low, starts, pixel_mm[0], judged), rays=counts.rays)
+            spacing_mm = (series.slice_spacing_mm, *pixel_mm)
+            yield Case(dose_name(fraction), RAYS, scan, reference, judged, spacing_mm)
+
+
 def count_runs(test: OpenedSeries, doses: Sequence[float]) -> int:
     """How many slices one method works on in `simulated_cases`."""
     return test.slices * (len(doses) + 1) + len(doses) * sum(plan.runs for plan in test.plans)
@@ -152,6 +179,15 @@ def pair_cases(low: Path, full: Path, engine: NeedEngine, inserts: int, seed: in
     return [
         case for _, pairs in sorted(by_kernel.items()) for case in _of_kernel(pairs, engine, inserts, seed)
     ]
+
+
+def noise_seed(seed: int, first: int, fraction: float, again: int = 0) -> int:
+    """A seed of its own for every run, block (by its first slice), dose and draw.
+
+    What is kind to a method at one dose by chance is then not so at the next.
+    """
+    spread = np.random.SeedSequence([seed, first, round(1e4 * fraction), again])
+    return int(spread.generate_state(1)[0])
 
 
 def dose_name(fraction: float) -> str:
@@ -195,34 +231,46 @@ def _case(
 ) -> Case:
     series, last = test.series, first + len(reference)
     numbers = list(range(first, last))
-    low = reference if scanner is None else _lowered(series, numbers, scanner, seed)
     fraction = 1.0 if scanner is None else scanner.fraction
-    dose = replace(
-        test.dose,
-        mas=test.dose.mas[first:last],
-        ctdivol_mgy=tuple(None if v is None else v * fraction for v in test.dose.ctdivol_mgy[first:last]),
-    )
-    facts = slice_facts(_some(series, numbers, low), dose, test.reference)
+    low = reference
+    if scanner is not None:
+        low = _lowered(series, numbers, scanner, noise_seed(seed, first, fraction))
+    starts = _starts(test, engine, numbers, low, fraction)
     plans = [plan for plan in test.plans if scanner and block.start <= plan.at < block.stop]
     judged = slice(block.start - first, block.stop - first)
     pixel_mm = series.pixel_spacing_mm
     return Case(
         FULL if scanner is None else dose_name(fraction),
         series.convolution_kernel or "unknown",
-        _scan(low, tuple(engine.match(one) for one in facts), pixel_mm[0], judged),
+        _scan(low, starts, pixel_mm[0], judged),
         reference,
         judged,
         (series.slice_spacing_mm, *pixel_mm),
         renumbered(plans, first),
-        _lowered(series, numbers, scanner, seed + 1) if scanner and plans else None,
+        _lowered(series, numbers, scanner, noise_seed(seed, first, fraction, 1))
+        if scanner and plans
+        else None,
     )
+
+
+def _starts(
+    test: OpenedSeries, engine: NeedEngine, numbers: Sequence[int], low: Volume, fraction: float
+) -> tuple[StartStep, ...]:
+    """What the node would start from: told the dose by tags, and the noise by the slices."""
+    part = slice(numbers[0], numbers[-1] + 1)
+    dose = replace(
+        test.dose,
+        mas=test.dose.mas[part],
+        ctdivol_mgy=tuple(None if v is None else v * fraction for v in test.dose.ctdivol_mgy[part]),
+    )
+    facts = slice_facts(_some(test.series, numbers, low), dose, test.reference)
+    return tuple(engine.match(one) for one in facts)
 
 
 def _lowered(series: CtSeries, numbers: Sequence[int], scanner: Scanner, seed: int) -> Volume:
     """Slices at the lower dose as a reader finds them in files: whole stored values, air in the padding."""
     part = slice(numbers[0], numbers[-1] + 1)
-    # the seed of a slice depends on where it lies, not on what else is judged
-    low = lower_dose(series.hounsfield[part], series.pixel_spacing_mm[0], scanner, seed + 2 * numbers[0])
+    low = lower_dose(series.hounsfield[part], series.pixel_spacing_mm[0], scanner, seed)
     headers = series.headers[part]
     stored = np.stack([to_hounsfield(h, to_stored(h, image)) for h, image in zip(headers, low, strict=True)])
     return stored if series.padding is None else np.where(series.padding[part], np.float32(-1000.0), stored)

@@ -17,7 +17,7 @@ CONTRASTS_HU = (50.0, 150.0, 400.0)
 EDGE_MM, EDGE_MARGIN_MM = 12.0, 3.0
 DOT_MM, DOT_MARGIN_MM = 2.0, 2.0
 BARS_PER_CM, BAR_PAIRS, BARS_MARGIN_MM = 4.0, 3, 2.0
-DISCS = (Disc(3.0, 80.0), Disc(5.0, 50.0), Disc(8.0, 30.0))
+DISCS = (Disc(3.0, 40.0), Disc(5.0, 25.0), Disc(8.0, 15.0))
 """Faint discs for the observer: the smaller, the stronger, so that none is plain and none is hopeless."""
 
 NOISE_SIDE_PX = 24
@@ -43,12 +43,11 @@ class Mixture:
 
 @dataclass(frozen=True, eq=False)
 class DiscPlan:
-    """A faint disc in one slice: the places that hold it and those that do not."""
+    """A faint disc in one slice: it lies in all of these places, and is looked for there without it too."""
 
     disc: Disc
     pixel_mm: float
-    present: tuple[Place, ...]
-    absent: tuple[Place, ...]
+    places: tuple[Place, ...]
 
     @cached_property
     def side_px(self) -> int:
@@ -57,8 +56,8 @@ class DiscPlan:
 
     def into(self, image: Volume) -> Volume:
         """The slice, HU [row, column], with the disc in its places."""
-        shape = (len(self.present), self.side_px, self.side_px)
-        return add(image, self.present, np.broadcast_to(centred(self.disc, self.pixel_mm), shape))
+        shape = (len(self.places), self.side_px, self.side_px)
+        return add(image, self.places, np.broadcast_to(centred(self.disc, self.pixel_mm), shape))
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,23 +88,19 @@ def richest(images: Images, slices: Sequence[int], count: int, pixel_mm: float) 
 
 def plan_slices(images: Images, slices: Sequence[int], pixels_mm: Sequence[float], seed: int) -> list[Plan]:
     """Plans for some of the slices; `pixels_mm` has their pixel sizes, one each."""
-    dealt = dict.fromkeys(DISCS, 0)
     plans = []
     for k, pixel_mm in zip(slices, pixels_mm, strict=True):
         image = images[k][None]
         room, discs = _room(image, pixel_mm), []
         for disc in DISCS:
             places = find_even(image, square_side(disc, pixel_mm), most=MOST_PLACES)
-            # with and without in turn, through all slices: as many of the one as of the other
-            first = dealt[disc] % 2
-            dealt[disc] += len(places)
-            discs.append(DiscPlan(disc, pixel_mm, tuple(places[first::2]), tuple(places[1 - first :: 2])))
+            discs.append(DiscPlan(disc, pixel_mm, tuple(places)))
         plans.append(
             Plan(
                 k,
                 tuple(find_even(image, NOISE_SIDE_PX, most=MOST_PLACES)),
                 tuple(_mixture(room, c, pixel_mm, seed + 1000 * k + n) for n, c in enumerate(CONTRASTS_HU)),
-                tuple(plan for plan in discs if plan.present or plan.absent),
+                tuple(plan for plan in discs if plan.places),
             )
         )
     return plans

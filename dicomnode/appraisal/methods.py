@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
 from dicomnode.engines.enhance import enhance
+from dicomnode.engines.enhance_rays import MeasuredRays, enhance_rays
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.start_step import StartStep
 from dicomnode.errors import ModelError
@@ -31,14 +32,15 @@ _chambolle: Callable[..., Volume] = denoise_tv_chambolle
 class Scan:
     """A stack at some dose, HU [slice, row, column], with a start step a slice.
 
-    `noise_hu` is measured in the stack itself, as the yardsticks need it. What a mode needs beside the image
-    (measured projections) is a field more here, which the methods that do not know it never look at.
+    `noise_hu` is measured in the stack itself, as the yardsticks need it. `rays`: the measured projections of
+    the whole stack, where there are any; only `FromRays` looks at them.
     """
 
     hounsfield: Volume
     starts: tuple[StartStep, ...]
     pixel_mm: float
     noise_hu: float
+    rays: MeasuredRays | None = None
 
 
 class Method(Protocol):
@@ -89,6 +91,19 @@ class Enhanced:
         return enhance(self.engine, scan.hounsfield, scan.pixel_mm, scan.starts, SEED, part=part).hounsfield
 
 
+@dataclass(frozen=True, eq=False)
+class FromRays:
+    """The engine in raw mode, of the measured rays. Raises ModelError for a scan without."""
+
+    engine: NeedEngine
+    name: str = "raw"
+
+    def __call__(self, scan: Scan, part: slice) -> Volume:
+        if scan.rays is None:
+            raise ModelError("raw mode works on projections, and this scan has none")
+        return enhance_rays(self.engine, scan.rays, SEED).hounsfield[part]
+
+
 StackMethod = Callable[[Volume, Sequence[StartStep]], Volume]
 
 
@@ -96,12 +111,14 @@ StackMethod = Callable[[Volume, Sequence[StartStep]], Volume]
 class Beside:
     """A method that takes a stack, HU [slice, row, column], and its start steps, and returns it whole.
 
-    It is given the asked slices with so many neighbours on either side, where there are any.
+    It is given the asked slices with so many neighbours on either side, where there are any. `told`: what it
+    is and was trained on.
     """
 
     name: str
     work: StackMethod
     neighbours: int = 1
+    told: str = ""
 
     def __call__(self, scan: Scan, part: slice) -> Volume:
         first, last, _ = part.indices(len(scan.hounsfield))
@@ -117,7 +134,7 @@ def yardsticks() -> list[Method]:
     return [Unchanged(), Smoother("nlm", non_local_means), Smoother("tv", total_variation)]
 
 
-def load_beside(folder: Path, device: str) -> Method:
+def load_beside(folder: Path, device: str) -> Beside:
     """A baseline that `dicomnode train` made, from its folder.
 
     Raises ModelError where there is none, or where this installation has no baselines.
@@ -135,7 +152,7 @@ def load_beside(folder: Path, device: str) -> Method:
     )
     work = baselines.load_baseline(folder, place)
     # one that says how far it looks is spared what it does not look at
-    return Beside(str(work.name), work, int(getattr(work, "neighbours", 1)))
+    return Beside(str(work.name), work, int(getattr(work, "neighbours", 1)), str(getattr(work, "told", "")))
 
 
 def check_names(methods: Sequence[Method]) -> None:

@@ -18,10 +18,11 @@ from dicomnode.appraisal.cases import (
     count_runs,
     open_series,
     pair_cases,
+    ray_cases,
     simulated_cases,
 )
 from dicomnode.appraisal.groups import Group, Groups, Row
-from dicomnode.appraisal.methods import Enhanced, Method, check_names, load_beside, yardsticks
+from dicomnode.appraisal.methods import Enhanced, FromRays, Method, check_names, load_beside, yardsticks
 from dicomnode.appraisal.scoring import Truth
 from dicomnode.dicom.values import finite
 from dicomnode.engines.catalog import SHIPPED, load_engine
@@ -88,10 +89,11 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.inserts = arguments.inserts or (QUICK_INSERTS if arguments.quick else INSERTS)
     console, began = Console(), time.monotonic()
     engine = load_engine(arguments.models, arguments.model, arguments.device)
-    methods = [*yardsticks(), Enhanced(engine), *(load_beside(f, arguments.device) for f in arguments.beside)]
+    beside = [load_beside(folder, arguments.device) for folder in arguments.beside]
+    methods = [*yardsticks(), Enhanced(engine), *beside]
     check_names(methods)
     groups, opened = _measure(arguments, engine, methods, console)
-    told = report.build(groups, engine.card, opened, arguments, time.monotonic() - began)
+    told = report.build(groups, engine.card, opened, beside, arguments, time.monotonic() - began)
     for group in told["groups"]:
         for table in tables.for_terminal(group):
             console.print(table)
@@ -112,7 +114,8 @@ def _measure(
         opened = [open_series(f, engine, slices, inserts, arguments.seed) for f in arguments.series]
         pairs = _pairs(arguments, engine, inserts)
         runs = sum(count_runs(test, arguments.doses) for test in opened) + sum(case.runs for case in pairs)
-        progress.update(bar, total=runs * len(methods))
+        rays = sum(test.slices for test in opened) * (len(arguments.doses) + 1) if engine.card.raw else 0
+        progress.update(bar, total=runs * len(methods) + rays * (len(methods) + 1))
         groups: Groups = {}
         truth: Truth | None = None
         for case in _all_cases(opened, pairs, engine, arguments):
@@ -120,9 +123,11 @@ def _measure(
             if truth is None or truth.case_reference is not case.reference:
                 truth = Truth.of(case)
             key = case.dose, case.kernel
+            # image mode and all others beside raw mode, on the slices of the same rays
+            here = methods if case.scan.rays is None else [*methods, FromRays(engine)]
             if key not in groups:
-                groups[key] = Group(*key, {method.name: Row() for method in methods})
-            groups[key].add(case, truth, methods, lambda done: _advance(progress, bar, done))
+                groups[key] = Group(*key, {method.name: Row() for method in here})
+            groups[key].add(case, truth, here, lambda done: _advance(progress, bar, done))
     return groups, opened
 
 
@@ -131,6 +136,7 @@ def _all_cases(
 ) -> Iterator[Case]:
     for test in opened:
         yield from simulated_cases(test, engine, arguments.doses, arguments.seed)
+        yield from ray_cases(test, engine, arguments.doses, arguments.seed)
     yield from pairs
 
 

@@ -12,7 +12,7 @@ from dicomnode.appraisal.cases import Case
 from dicomnode.appraisal.inserts import DISCS, NOISE_SIDE_PX, Plan, bars, edge
 from dicomnode.appraisal.methods import Method, Volume
 from dicomnode.errors import NotMeasurable
-from dicomnode.evaluation.detectability import Detectability, dense_channels, observe
+from dicomnode.evaluation.detectability import Twice, dense_channels
 from dicomnode.evaluation.insertion import Disc, Responses, together
 from dicomnode.evaluation.places import cut
 from dicomnode.evaluation.sharpness import Kept, Sharpness, Transfer, bars_kept, dot_kept, edge_transfer
@@ -23,7 +23,6 @@ from dicomnode.evaluation.texture import (
     power_in_places,
 )
 
-FREQUENCY_STEP_PER_CM = 0.25
 CHANNELS = 6
 """The finest of the ten: the coarse ones are flat over squares as small as these discs', and each costs
 places, of which a patient has few."""
@@ -63,8 +62,8 @@ class Probed:
             for discs in plan.discs:
                 out: Volume = work(discs.into)[None]
                 place = discs.disc, discs.pixel_mm
-                with_disc: Volume = cut(out, discs.present, discs.side_px)
-                without_disc: Volume = cut(out, discs.absent, discs.side_px)
+                with_disc: Volume = cut(out, discs.places, discs.side_px)
+                without_disc: Volume = cut(without[None], discs.places, discs.side_px)
                 self.present[place].extend(with_disc)
                 self.absent[place].extend(without_disc)
                 done(1)
@@ -82,15 +81,20 @@ class Probed:
         )
 
     def noise_power(self) -> RadialNoisePower | None:
-        """The mean radial spectrum over all squares, of all pixel sizes on one grid; None without squares."""
+        """The mean radial spectrum over all squares; None without squares.
+
+        Of several pixel sizes at the rings of the largest, between whose first and last all are known: at
+        frequency zero, of which the trend took all, nothing is.
+        """
         if not self.powers:
             return None
         radials = [power.radial() for power in self.powers]
+        coarsest = max(radials, key=lambda one: float(one.frequency_per_cm[1])).frequency_per_cm
         highest = min(float(radial.frequency_per_cm[-1]) for radial in radials)
-        grid = np.arange(0.0, highest, FREQUENCY_STEP_PER_CM)
-        curves = [np.interp(grid, one.frequency_per_cm, one.density_hu2_cm2) for one in radials]
-        weights = [power.squares for power in self.powers]
-        return RadialNoisePower(grid, np.average(curves, axis=0, weights=weights))
+        rings = coarsest[(coarsest > 0) & (coarsest <= highest + 1e-9)]
+        curves = [np.interp(rings, one.frequency_per_cm[1:], one.density_hu2_cm2[1:]) for one in radials]
+        known = np.average(curves, axis=0, weights=[power.squares for power in self.powers])
+        return RadialNoisePower(np.r_[0.0, rings], np.r_[0.0, known])
 
     def sharpness(self, contrast_hu: float) -> Sharpness | None:
         """Transfer of the edges of one contrast; of several pixel sizes that with most places."""
@@ -110,17 +114,14 @@ class Probed:
         """What is kept of the bars."""
         return _mean_kept([bars_kept(one, bars(contrast_hu)) for one in self._together("bars", contrast_hu)])
 
-    def detectability(self, disc: Disc) -> Detectability | None:
-        """How well a disc is seen; of several pixel sizes in that with most places."""
-        keys = [key for key in self.present if key[0] == disc and self.absent[key]]
+    def seen(self, disc: Disc) -> Twice | None:
+        """What the observer sees of a disc; of several pixel sizes that with most places."""
+        keys = [key for key in self.present if key[0] == disc and self.present[key]]
         if not keys:
             return None
         key = max(keys, key=lambda one: len(self.present[one]))
         present, absent = np.stack(self.present[key]), np.stack(self.absent[key])
-        try:
-            return observe(present, absent, dense_channels(present.shape[1])[-CHANNELS:])
-        except NotMeasurable:
-            return None
+        return Twice.seen(present, absent, dense_channels(present.shape[1])[-CHANNELS:])
 
     def _together(self, kind: str, contrast_hu: float) -> list[Responses]:
         groups = [found for key, found in sorted(self.responses.items()) if key[:2] == (kind, contrast_hu)]
@@ -175,7 +176,6 @@ def find(probed: Probed, unchanged: Probed) -> Found:
     """Sum up what one method made of the planned slices, against what they were before."""
     contrasts = sorted({key[1] for key in probed.responses})
     sharp = {f"{c:g} HU": found for c in contrasts if (found := probed.sharpness(c))}
-    seen = {_size(disc): told for disc in DISCS if (told := probed.detectability(disc))}
     figures = {
         "nps_shift_percent": shift_percent(unchanged, probed),
         "mtf50_change_percent": {
@@ -185,12 +185,29 @@ def find(probed: Probed, unchanged: Probed) -> Found:
         "edge_height_kept": {c: s.contrast_kept for c, s in sharp.items()},
         "dot_kept": _shares(contrasts, probed.dots),
         "bars_kept": _shares(contrasts, probed.bars),
-        "d_prime": {
-            size: {"value": one.d_prime, "interval": list(one.interval), "images": list(one.images)}
-            for size, one in seen.items()
-        },
+        "d_prime": _discs(probed, unchanged),
     }
     return Found(figures, {"nps": _power(probed), "mtf": {c: _transfer(s.after) for c, s in sharp.items()}})
+
+
+def _discs(probed: Probed, unchanged: Probed) -> dict[str, Any]:
+    """By disc: d', and d' over what it was in the input, at the same places in the same noise."""
+    found: dict[str, Any] = {}
+    for disc in DISCS:
+        now, was = probed.seen(disc), unchanged.seen(disc)
+        if now is None or was is None:
+            continue
+        try:
+            told, over = now.observe(), now.over(was)
+        except NotMeasurable:
+            continue
+        found[_size(disc)] = {
+            "value": told.d_prime,
+            "interval": list(told.interval),
+            "places": told.images[0],
+            "over_input": {"value": over.value, "interval": list(over.interval)},
+        }
+    return found
 
 
 def _power(probed: Probed) -> dict[str, list[float]] | None:

@@ -12,6 +12,8 @@ from dicomnode import __version__
 from dicomnode.appraisal import probing
 from dicomnode.appraisal.cases import FULL, PAIRS, OpenedSeries
 from dicomnode.appraisal.groups import Group
+from dicomnode.appraisal.methods import Beside
+from dicomnode.engines.catalog import SHIPPED
 from dicomnode.engines.model_card import ModelCard
 
 JSON, MARKDOWN = "evaluation.json", "evaluation.md"
@@ -27,6 +29,7 @@ def build(
     groups: Mapping[tuple[str, str], Group],
     card: ModelCard,
     opened: Sequence[OpenedSeries],
+    beside: Sequence[Beside],
     arguments: argparse.Namespace,
     seconds: float,
 ) -> Report:
@@ -35,6 +38,7 @@ def build(
         "dicomnode": __version__,
         "model": {"id": card.id, "version": card.version, "weights_sha256": card.weights_digest},
         "trained_on": list(card.trained_on),
+        "beside": {one.name: one.told for one in beside},
         "command": _command(arguments),
         "series": [_series(test) for test in opened],
         "seed": arguments.seed,
@@ -54,6 +58,8 @@ def write_json(report: Report, path: Path) -> None:
 def _command(arguments: argparse.Namespace) -> str:
     """What to type to have this again; of folders their names, wherever they lie."""
     words = ["dicomnode evaluate model --model", arguments.model]
+    if arguments.models != SHIPPED:
+        words += ["--models", arguments.models.name]
     for folder in arguments.series:
         words += ["--series", folder.name]
     if arguments.pairs:

@@ -10,6 +10,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtr
 from scipy.stats import f as central_f
 from scipy.stats import ncf
+from scipy.stats import t as student_t
 
 from dicomnode.errors import NotMeasurable
 from dicomnode.evaluation.insertion import Disc, Operator, add, draw, side_for
@@ -22,6 +23,12 @@ BAND = 1.67
 """The dense difference-of-Gaussian channels of Abbey and Barrett, JOSA A 18(3), 2001."""
 
 LEVEL = 0.95
+
+LEAST_TWICE = 8
+"""Places more than channels: with fewer, d' may be wrong by half."""
+
+LEAST_OWN = 0.01
+"""Noise of the difference that is reckoned with at the least, in units of the noise of an image."""
 
 _Field = NDArray[np.float64]
 
@@ -42,6 +49,14 @@ class Detectability:
     def area_under_curve(self) -> float:
         """Share of pairs in which the observer picks the image with the disc: 0.5 is guessing."""
         return float(ndtr(self.d_prime / 2**0.5))
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One d' over another, and the interval that holds it with 95 %."""
+
+    value: float
+    interval: tuple[float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,21 +90,116 @@ def observe(present: Volume, absent: Volume, channels: _Field) -> Detectability:
     channels do not vary independently (no noise).
     """
     count, images = len(channels), (len(present), len(absent))
-    free = sum(images) - count - 1
-    if min(images) < 2 or free < 3:
+    degrees = sum(images) - 2
+    if min(images) < 2 or degrees - count + 1 < 3:
         raise NotMeasurable(
             f"{images[0]} images with the disc and {images[1]} without are too few for {count} channels"
         )
-    distance2 = _distance2(*(_seen(ensemble, channels) for ensemble in (present, absent)))
-    weight = images[0] * images[1] / sum(images)
-    # weight * distance2, rescaled, is noncentral F with noncentrality weight * d'^2
-    statistic = free / (count * (free + count - 1)) * weight * distance2
-    unbiased2 = ((free - 2) * count / free * statistic - count) / weight
-    low, high = (
-        (_noncentrality(statistic, count, free, tail) / weight) ** 0.5
-        for tail in ((1 + LEVEL) / 2, (1 - LEVEL) / 2)
-    )
-    return Detectability(max(unbiased2, 0.0) ** 0.5, (low, high), images, count)
+    with_disc, without = (_seen(ensemble, channels) for ensemble in (present, absent))
+    gap = with_disc.mean(axis=0) - without.mean(axis=0)
+    spread = sum((v - v.mean(axis=0)).T @ (v - v.mean(axis=0)) for v in (with_disc, without))
+    covariance = np.asarray(spread) / degrees
+    _check_independent(covariance)
+    distance2 = float(gap @ np.linalg.solve(covariance, gap))
+    estimate = _Estimate(distance2, images[0] * images[1] / sum(images), degrees, count)
+    return Detectability(estimate.unbiased2**0.5, estimate.interval(), images, count)
+
+
+@dataclass(frozen=True, eq=False)
+class Twice:
+    """Channel values [place, channel] of the same places in the same noise, with the disc and without."""
+
+    present: _Field
+    absent: _Field
+
+    @staticmethod
+    def seen(present: Volume, absent: Volume, channels: _Field) -> "Twice":
+        """`present`, `absent` [place, row, column]; `channels` [channel, row, column]."""
+        return Twice(_seen(present, channels), _seen(absent, channels))
+
+    def observe(self) -> Detectability:
+        """d' of the Hotelling observer.
+
+        The noise cancels in the difference, so hardly anything but the covariance is uncertain (Wunderlich
+        and Noo, IEEE TMI 31(7), 2012, where the means' difference is known); what a method adds of its own
+        enters as noise of the difference. Two covariances of the same noise count once. Raises NotMeasurable
+        for fewer than `LEAST_TWICE` places more than channels, or channels that do not vary independently.
+        """
+        self._check_enough()
+        places, count = self.present.shape
+        estimate = self._estimate(np.ones(places, bool))
+        return Detectability(estimate.unbiased2**0.5, estimate.interval(), (places, places), count)
+
+    def over(self, other: "Twice") -> Ratio:
+        """d' here over d' of `other`, which holds the same places: what places and noise do to both cancels.
+
+        Interval by the jackknife over the places, on the logarithm; NaN where one of them sees nothing.
+        Raises NotMeasurable as `observe` does.
+        """
+        self._check_enough()
+        places = len(self.present)
+        kept = ~np.eye(places, dtype=bool)
+        everywhere = self._log_over(other, np.ones(places, bool))
+        without_one = np.array([self._log_over(other, some) for some in kept])
+        error = float(np.sqrt((places - 1) / places * ((without_one - without_one.mean()) ** 2).sum()))
+        reach = float(student_t.ppf((1 + LEVEL) / 2, places - 1)) * error
+        return Ratio(float(np.exp(everywhere)), (_exp(everywhere - reach), _exp(everywhere + reach)))
+
+    def _check_enough(self) -> None:
+        places, count = self.present.shape
+        if places - count < LEAST_TWICE:
+            raise NotMeasurable(f"{places} places are too few for {count} channels")
+
+    def _log_over(self, other: "Twice", some: NDArray[np.bool_]) -> float:
+        here, there = (one._estimate(some).unbiased2 for one in (self, other))
+        return 0.5 * float(np.log(here / there)) if here > 0 and there > 0 else float("nan")
+
+    def _estimate(self, some: NDArray[np.bool_]) -> "_Estimate":
+        present, absent = self.present[some], self.absent[some]
+        places, count = present.shape
+        covariance = 0.5 * (np.atleast_2d(np.cov(present.T)) + np.atleast_2d(np.cov(absent.T)))
+        _check_independent(covariance)
+        gaps = present - absent
+        gap = gaps.mean(axis=0)
+        distance2 = float(gap @ np.linalg.solve(covariance, gap))
+        # noise of the difference in units of that of an image: 0 for a linear method, 2 for independent noise
+        own = float(np.trace(np.linalg.solve(covariance, np.atleast_2d(np.cov(gaps.T))))) / count
+        own = min(max(own * (places - count - 2) / (places - 1), LEAST_OWN), 2.0)
+        # two covariances of noises so correlated know as much as one of so many degrees of freedom
+        degrees = 2 * (places - 1) / (1 + (1 - own / 2) ** 2)
+        return _Estimate(distance2, places / own, degrees, count)
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    """A squared distance of two means by `weight` images and a covariance of `degrees` of freedom."""
+
+    distance2: float
+    weight: float
+    degrees: float
+    count: int
+
+    @property
+    def _free(self) -> float:
+        return self.degrees - self.count + 1
+
+    @property
+    def _statistic(self) -> float:
+        """`weight` times the squared distance, rescaled: noncentral F with noncentrality weight * d'^2."""
+        return self._free / (self.count * self.degrees) * self.weight * self.distance2
+
+    @property
+    def unbiased2(self) -> float:
+        """d'^2, 0 or more."""
+        free, count = self._free, self.count
+        return max(((free - 2) * count / free * self._statistic - count) / self.weight, 0.0)
+
+    def interval(self) -> tuple[float, float]:
+        low, high = (
+            (_noncentrality(self._statistic, self.count, self._free, tail) / self.weight) ** 0.5
+            for tail in ((1 + LEVEL) / 2, (1 - LEVEL) / 2)
+        )
+        return low, high
 
 
 def put_discs(
@@ -137,18 +247,18 @@ def _seen(images: Volume, channels: _Field) -> _Field:
     return np.asarray(np.tensordot(images.astype(np.float64), channels, ([1, 2], [1, 2])), np.float64)
 
 
-def _distance2(present: _Field, absent: _Field) -> float:
-    """Squared distance of the means in units of the pooled covariance."""
-    gap = present.mean(axis=0) - absent.mean(axis=0)
-    spread = sum((v - v.mean(axis=0)).T @ (v - v.mean(axis=0)) for v in (present, absent))
-    covariance = np.asarray(spread) / (len(present) + len(absent) - 2)
+def _check_independent(covariance: _Field) -> None:
     deviation = np.sqrt(np.diag(covariance))
-    if not deviation.all() or np.linalg.matrix_rank(covariance / np.outer(deviation, deviation)) < len(gap):
+    rank = np.linalg.matrix_rank(covariance / np.outer(deviation, deviation)) if deviation.all() else 0
+    if rank < len(covariance):
         raise NotMeasurable("the channels do not vary independently: too little noise or too small squares")
-    return float(gap @ np.linalg.solve(covariance, gap))
 
 
-def _noncentrality(statistic: float, count: int, free: int, tail: float) -> float:
+def _exp(value: float) -> float:
+    return float(np.exp(value))
+
+
+def _noncentrality(statistic: float, count: int, free: float, tail: float) -> float:
     """The noncentrality under which so small a statistic has the probability `tail`; 0 where none has."""
     if central_f.cdf(statistic, count, free) <= tail:
         return 0.0

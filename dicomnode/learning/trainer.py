@@ -43,13 +43,15 @@ class Shape(Protocol):
 class Task:
     """One network to train: its name, its recipe, its shape, and what it learns from.
 
-    The network is called with a batch's inputs and conditions and is to answer its target.
+    The network is called with a batch's inputs and conditions and is to answer its target. `drawn_at`: what
+    the batches depend on beside the recipe of the stage.
     """
 
     name: str
     stage: Stage
     shape: Shape
     draw: Draw
+    drawn_at: str = ""
 
 
 class Trainer:
@@ -124,13 +126,20 @@ class Trainer:
         loss: Tensor = nn.functional.huber_loss(answer.float(), batch.target.to(self.device), delta=1.0)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizer.step()
         decay = min(self.stage.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for slow, fast in zip(self.ema.parameters(), self.network.parameters(), strict=True):
                 slow.lerp_(fast, 1.0 - decay)
-        return float(loss.detach())
+        found = float(loss.detach())
+        if not (math.isfinite(found) and math.isfinite(float(norm))):
+            # before anything is saved: the checkpoint holds the last sound network
+            raise TrainingError(
+                f"{self.task.name}, step {self.step + 1}: loss {found:g}, gradient {float(norm):g}. What was "
+                f"saved in {self.path} is sound: go on from it, or lower learning_rate in another --run"
+            )
+        return found
 
     def _picture(self) -> None:
         run = self.curve.parent.name
@@ -145,6 +154,7 @@ class Trainer:
         part = self.path.with_suffix(".part")
         state = {
             "shape": plain(self.task.shape),
+            "begun_with": self._begun_with(),
             "network": self.network.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -154,11 +164,21 @@ class Trainer:
         torch.save(state, part)
         part.rename(self.path)
 
+    def _begun_with(self) -> dict[str, Any]:
+        """What may not change in a run; it may get more steps or fewer."""
+        stage = self.stage.model_dump(mode="json", exclude={"steps"})
+        return {"seed": self.seed, **stage, "dose": self.task.drawn_at}
+
     def _resume(self) -> None:
         state = torch.load(self.path, map_location=self.device, weights_only=True)
         shape = tuple(state["shape"])
         if shape != plain(self.task.shape)[: len(shape)]:
             raise TrainingError(f"{self.path} is of another network than the recipe's: choose another --run")
+        now, was = self._begun_with(), state.get("begun_with", {})
+        if other := [key for key in was if was[key] != now.get(key)]:
+            raise TrainingError(
+                f"{self.path} was begun with another {', '.join(other)}: choose another --run, or remove it"
+            )
         self.network.load_state_dict(state["network"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
@@ -17,20 +17,37 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from dicomnode.__main__ import main
-from dicomnode.appraisal.cases import choose_blocks, count_runs, open_series, simulated_cases
+from dicomnode.appraisal.cases import (
+    RAYS,
+    Case,
+    choose_blocks,
+    count_runs,
+    open_series,
+    ray_cases,
+    simulated_cases,
+)
 from dicomnode.appraisal.groups import Group, Row
 from dicomnode.appraisal.inserts import CONTRASTS_HU, DISCS, NOISE_SIDE_PX, Plan, plan_slices
-from dicomnode.appraisal.methods import BASELINES, Beside, Scan, Unchanged
+from dicomnode.appraisal.methods import BASELINES, Beside, FromRays, Scan, Unchanged
+from dicomnode.appraisal.panels import Panel
+from dicomnode.appraisal.probing import Probed
 from dicomnode.appraisal.scoring import Truth
 from dicomnode.engines.catalog import SHIPPED, load_engine
 from dicomnode.engines.start_step import StartStep
 from dicomnode.errors import ModelError
 from dicomnode.evaluation.places import Place
+from dicomnode.evaluation.texture import noise_power
+from dicomnode.learning.plans import dgdiff_task, raw_task, spdiff_task
+from dicomnode.learning.publish import publish
+from dicomnode.learning.recipe import Corpus, Recipe
+from dicomnode.learning.trainer import Trainer
 from dicomnode.physics.simulation import Kernel, simulate_noise
+from tests.learning.test_counts import STAGE, TINY, session_in
 from tests.makers import make_series
 
 PIXEL_MM = 1.2
 DOSES = ("50 %", "10 %")
+RAW_CORPUS = Corpus(sources=(), views=60, detectors=140)
 Volume = NDArray[np.float32]
 Report = dict[str, Any]
 
@@ -90,6 +107,10 @@ class StandIn:
     """What `load_baseline` gives: called with a stack and its start steps, one each."""
 
     name: str
+
+    @property
+    def told(self) -> str:
+        return f"{self.name} by hand"
 
     def __call__(self, stack: Volume, starts: Sequence[StartStep]) -> Volume:
         assert len(stack) == len(starts)
@@ -156,6 +177,8 @@ class TestOneRun:
             for figure in ("dot_kept", "bars_kept"):
                 for found in same[figure].values():
                     assert found["value"] == pytest.approx(1.0, abs=1e-3)
+            for found in same["d_prime"].values():
+                assert found["over_input"] == {"value": 1.0, "interval": [1.0, 1.0]}
 
     def test_full_dose_is_its_own_reference(self, report: Report) -> None:
         same = rows(report, "full dose")["identity"]
@@ -198,6 +221,7 @@ class TestOneRun:
         clear, hidden = (rows(report, dose) for dose in DOSES)
         for size in clear["input"]["d_prime"]:
             assert clear["grain"]["d_prime"][size]["value"] < 0.6 * clear["input"]["d_prime"][size]["value"]
+            assert clear["grain"]["d_prime"][size]["over_input"]["interval"][1] < 1.0
         assert len(clear["input"]["d_prime"]) == len(DISCS)
         # five times less dose is 2.2 times less d'; a few dozen squares tell that roughly
         means = [
@@ -225,6 +249,7 @@ class TestOneRun:
         for dose in (*DOSES, "full dose"):
             assert f"## {report['groups'][0]['kernel']}, {dose}\n" in told
         assert "bm3d** is left out" in told
+        assert "* beside it **blur**: blur by hand\n" in told
         assert f"`{report['command']}`" in told
         assert "--series series --doses 0.5 0.1 --slices 2 --inserts 1 --seed 1 --beside identity" in told
         pictures = sorted(path.name for path in output.glob("*.png"))
@@ -232,7 +257,8 @@ class TestOneRun:
             assert any(name.startswith(f"{kind}-") for name in pictures)
         for name in pictures:
             assert f"({name})" in told
-            assert imread(output / name)[..., :3].std() > 0.01
+            drawn = imread(output / name)  # grey has no third axis
+            assert (drawn[..., :3] if drawn.ndim == 3 else drawn).std() > 0.01
         assert not any(line.count("|") not in (0, line.count(" | ") + 2) for line in told.splitlines())
 
 
@@ -278,11 +304,11 @@ def squares(plan: Plan) -> list[list[tuple[Place, int]]]:
         [(place, planted.drawn.shape[1]) for planted in mixture.objects.values() for place in planted.places]
         for mixture in plan.mixtures
     ]
-    discs = [[(place, one.side_px) for place in (*one.present, *one.absent)] for one in plan.discs]
+    discs = [[(place, one.side_px) for place in one.places] for one in plan.discs]
     return [*mixed, *discs, [(place, NOISE_SIDE_PX) for place in plan.squares]]
 
 
-def test_nothing_touches_another_and_discs_are_dealt_in_turn() -> None:
+def test_nothing_touches_another() -> None:
     images = body(3)
     plans = plan_slices(images, [0, 2], [PIXEL_MM] * 2, seed=1)
     assert [plan.at for plan in plans] == [0, 2]
@@ -293,11 +319,74 @@ def test_nothing_touches_another_and_discs_are_dealt_in_turn() -> None:
                 for other, its in picture[n + 1 :]:
                     apart = max(abs(one.row - other.row), abs(one.column - other.column))
                     assert apart >= (side + its) // 2
-    for n in range(len(DISCS)):
-        present, absent = (
-            sum(len(getattr(plan.discs[n], name)) for plan in plans) for name in ("present", "absent")
-        )
-        assert abs(present - absent) <= 1
+        assert {one.disc for one in plan.discs} == set(DISCS)
+
+
+class Seen(Unchanged):
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__("seen")
+        self.given: list[Volume] = []
+
+    def __call__(self, scan: Scan, part: slice) -> Volume:
+        self.given.append(scan.hounsfield[part][0])
+        return scan.hounsfield[part]
+
+
+def test_a_disc_is_looked_for_with_it_and_without_in_one_noise() -> None:
+    """And so what an observer has of a method that changes nothing is the disc, in the same noise."""
+    images = body(1)
+    plans = tuple(plan_slices(images, [0], [PIXEL_MM], seed=1))
+    case = Case(
+        "10 %", "k", Scan(images, (start(9),), PIXEL_MM, 12.0), images, slice(0, 1), (2.0, 1.2, 1.2), plans
+    )
+    probed, method = Probed(), Seen()
+    probed.add(method, case, lambda done: None)
+    for planned in plans[0].discs:
+        key = planned.disc, PIXEL_MM
+        gap = np.stack(probed.present[key]) - np.stack(probed.absent[key])
+        assert len(gap) == len(planned.places) == len(set(planned.places))
+        np.testing.assert_allclose(gap, np.broadcast_to(gap[0], gap.shape), atol=1e-3)
+        assert gap[0].max() == pytest.approx(planned.disc.contrast_hu, rel=0.25)
+        found = probed.seen(planned.disc)
+        assert found is not None
+        assert (ratio := found.over(found)).value == 1.0
+        assert ratio.interval == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("width_px", [0.8, 3.0])
+def test_spectra_are_put_together_without_moving_their_mean(width_px: float) -> None:
+    """Frequency zero, where nothing is known, is not drawn into the lowest that is."""
+    white = np.random.default_rng(0).normal(0, 20, (40, 40, 40))
+    soft = np.stack([gaussian_filter(image, width_px)[8:32, 8:32] for image in white]).astype(np.float32)
+    alone, finer = (noise_power(soft, pixel_mm) for pixel_mm in (PIXEL_MM, 0.9 * PIXEL_MM))
+    expected = alone.radial().mean_frequency_per_cm
+    for powers in ([alone], [alone, alone]):
+        told = Probed(powers=powers).noise_power()
+        assert told is not None
+        assert told.mean_frequency_per_cm == pytest.approx(expected, rel=1e-9)
+    mixed = Probed(powers=[alone, finer]).noise_power()
+    assert mixed is not None
+    assert expected < mixed.mean_frequency_per_cm < expected / 0.9
+
+
+def test_a_picture_shows_every_pixel_of_every_method(tmp_path: Path) -> None:
+    """Of a checkerboard, which any resampling would grey or stripe."""
+    y, x = np.mgrid[:200, :200] - 100
+    reference = np.where(np.hypot(x, y) < 90, 20.0, -1000.0).astype(np.float32)
+    board = (reference + (x + y) % 2 * 40).astype(np.float32)
+    images = dict.fromkeys(("input", "nlm", "tv", "enhanced", "unet"), board)
+    name, told = Panel(reference, images, planned=True).draw(tmp_path, "10 %", "B30f")
+    assert told.endswith("; nlm, tv, unet")
+    picture = np.rint(255 * imread(tmp_path / name)).astype(int)
+    dark, light = (round(255 * (hu + 160) / 400) for hu in (20, 60))
+    inside = np.hypot(x, y) < 90
+    for value, parity in ((dark, 0), (light, 1)):
+        expected = int((inside & ((x + y) % 2 == parity)).sum())
+        shown = int((picture == value).sum())
+        # five boards, and what the reference shows evenly
+        assert shown == pytest.approx(5 * expected + (inside.sum() if parity == 0 else 0), rel=0.01)
 
 
 def test_the_same_seed_plans_the_same() -> None:
@@ -354,7 +443,43 @@ def test_cases_are_one_patient_in_independent_noises(tmp_path: Path) -> None:
         group = Group(case.dose, case.kernel, {"input": Row()})
         group.add(case, Truth.of(case), [Unchanged()], told.append)
     assert sum(told) == count_runs(opened, [0.5]) == full.runs + half.runs
+    _, _, tenth = simulated_cases(opened, engine, [0.5, 0.1], 1)
+    lower = (tenth.scan.hounsfield - half.reference)[:, inside]
+    assert abs(np.corrcoef(one.ravel(), lower.ravel())[0, 1]) < 0.03
     assert half.runs > full.runs == 2
+
+
+@pytest.mark.slow
+def test_raw_mode_is_measured_on_counts_of_the_same_slices(tmp_path: Path) -> None:
+    """Beside image mode, against the scan without counting noise; the networks need know nothing for that."""
+    make_series(tmp_path / "ct", body(), pixel_spacing_mm=(PIXEL_MM, PIXEL_MM), signed=True, ctdivol_mgy=12.0)
+    session = session_in(tmp_path)
+    recipe = Recipe(model_id="both", version="0", corpus=RAW_CORPUS, projection=TINY, image=TINY, raw=STAGE)
+    for task in (
+        spdiff_task(recipe, session),
+        dgdiff_task(recipe, session),
+        raw_task(recipe, STAGE, session),
+    ):
+        Trainer(task, tmp_path, session.device, seed=1)._save()
+    publish(recipe, tmp_path, tmp_path / "models")
+    engine = load_engine(tmp_path / "models", "both", "cpu")
+    opened = open_series(tmp_path / "ct", engine, 1, 1, seed=1)
+    normal, quarter = ray_cases(opened, engine, [0.25], 1)
+    assert (normal.dose, quarter.dose) == ("100 %", "25 %")
+    assert {normal.kernel, quarter.kernel} == {RAYS}
+    assert normal.reference is quarter.reference
+    inside = np.hypot(*(np.mgrid[:256, :256] - 127.5)) < 95
+    one, other = (
+        (case.scan.hounsfield - case.reference)[case.judged][:, inside] for case in (normal, quarter)
+    )
+    assert other.std() == pytest.approx(2.0 * one.std(), rel=0.05)
+    assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.03
+    raw = FromRays(engine)
+    np.testing.assert_array_equal(raw(normal.scan, normal.judged), normal.scan.hounsfield[normal.judged])
+    assert np.isfinite(raw(quarter.scan, quarter.judged)).all()
+    assert not list(ray_cases(opened, load_engine(SHIPPED, "need-small", "cpu"), [0.25], 1))
+    with pytest.raises(ModelError, match="this scan has none"):
+        raw(replace(quarter.scan, rays=None), quarter.judged)
 
 
 # --- what cannot be measured on --------------------------------------------------------------------

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from dicomnode.dicom.series import read_series
 from dicomnode.errors import NotMeasurable
-from dicomnode.evaluation.detectability import dense_channels, observe, put_discs, square_side
+from dicomnode.evaluation.detectability import Twice, dense_channels, observe, put_discs, square_side
 from dicomnode.evaluation.insertion import Disc, draw
 from dicomnode.evaluation.places import Place, find_even
 
@@ -144,6 +144,55 @@ def test_linear_smoothing_does_not_help_and_cannot_harm_an_ideal_observer() -> N
     )
     assert smoothed.interval[0] < plain.d_prime < smoothed.interval[1]
     assert smoothed.d_prime == pytest.approx(plain.d_prime, rel=0.15)
+
+
+def twice(signal: Field, channels: Field, places: int, seed: int, own: float) -> tuple[Twice, Twice]:
+    """Channel values of white noise with and without a signal; and with noise of a method's own on top."""
+    rng = np.random.default_rng(seed)
+    flat = channels.reshape(len(channels), -1)
+    colour = NOISE_HU * np.linalg.cholesky(flat @ flat.T)
+    gap = flat @ signal.ravel()
+
+    def noise() -> Field:
+        return np.asarray(rng.normal(size=(places, len(channels))) @ colour.T, np.float64)
+
+    common = noise()
+    plain = Twice(common + gap, common)
+    return plain, Twice(plain.present + own * noise(), plain.absent + own * noise())
+
+
+@pytest.mark.parametrize("places", [14, 26])
+def test_the_same_places_twice_keep_the_promise_and_the_ratio(places: int) -> None:
+    """A method that adds noise of its own: d' falls as the noise rises, and the ratio is not biased."""
+    signal, own = disc(12.0, side=15), 0.5
+    channels = dense_channels(15)[-6:]
+    expected = through(channels, signal)
+    lost = 1 / np.sqrt(1 + own**2)
+    pairs = [twice(signal, channels, places, seed, own) for seed in range(150)]
+    for number, truth in enumerate((expected, expected * lost)):
+        found = [pair[number].observe() for pair in pairs]
+        assert np.mean([one.d_prime**2 for one in found]) == pytest.approx(truth**2, rel=0.15)
+        # 150 intervals of 95 %: fewer than 135 would be one case in a hundred
+        assert sum(one.interval[0] <= truth <= one.interval[1] for one in found) >= 135
+    ratios = [noisy.over(plain) for plain, noisy in pairs]
+    assert np.mean([one.value for one in ratios]) == pytest.approx(lost, rel=0.05)
+    assert sum(one.interval[0] <= lost <= one.interval[1] for one in ratios) >= 135
+
+
+def test_what_can_be_undone_costs_nothing_and_the_ratio_is_sure_of_it() -> None:
+    """A blur that can be undone mixes the channels: the observer sees as much, place by place."""
+    channels = dense_channels(15)[-6:]
+    plain, _ = twice(disc(12.0, side=15), channels, 20, 0, 0.0)
+    mix = np.random.default_rng(1).normal(size=(6, 6))
+    found = Twice(plain.present @ mix, plain.absent @ mix).over(plain)
+    assert (found.value, *found.interval) == pytest.approx((1.0, 1.0, 1.0), abs=1e-6)
+
+
+def test_ten_places_tell_nothing_through_six_channels() -> None:
+    plain, _ = twice(disc(12.0, side=15), dense_channels(15)[-6:], 13, 0, 0.0)
+    for told in (plain.observe, lambda: plain.over(plain)):
+        with pytest.raises(NotMeasurable, match="13 places are too few for 6 channels"):
+            told()
 
 
 def test_what_cannot_be_told_is_refused() -> None:

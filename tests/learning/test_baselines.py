@@ -170,6 +170,43 @@ def test_the_plain_network_is_told_the_noise_and_red_cnn_is_not(tmp_path: Path) 
         assert np.array_equal(baseline(stack, [START]), baseline(stack, [louder])) is same
 
 
+def test_the_mean_over_mirrorings_has_no_handedness(tmp_path: Path) -> None:
+    """As NEED's own answers; without it a network does as it happens to have learned."""
+    stack = np.random.default_rng(3).normal(0.0, 30.0, (1, 40, 40)).astype(np.float32)
+    for mirrorings, same in ((1, False), (2, True)):
+        recipe = UNetRecipe.model_validate({**recipe_of("unet").model_dump(), "mirrorings": mirrorings})
+        trained(recipe, tmp_path / str(mirrorings))
+        baseline = load_baseline(publish_baseline(recipe, tmp_path / str(mirrorings)), CPU)
+        turned = baseline(np.ascontiguousarray(stack[..., ::-1]), [START])[..., ::-1]
+        assert (float(np.abs(turned - baseline(stack, [START])).max()) < 1e-3) is same
+        assert ("mirrorings" in baseline.told) is same
+
+
+def test_the_plain_network_may_be_told_the_dose_as_dgdiff_is(tmp_path: Path) -> None:
+    stack = np.random.default_rng(3).normal(0.0, 30.0, (1, 40, 40)).astype(np.float32)
+    half = StartStep(3, 6e4, 0.5, 30.0, 0.4, "noise", None)
+    batch = alone_batch([made(12.0)], STAGE, np.random.default_rng(2), 3)
+    whole = draw.image_batch([made(12.0)], [], STAGE, np.random.default_rng(2))
+    assert torch.equal(batch.conditions, whole.conditions[:, :3])
+    for told in (False, True):
+        recipe = UNetRecipe.model_validate({**recipe_of("unet").model_dump(), "told_dose": told})
+        trained(recipe, tmp_path / str(told))
+        baseline = load_baseline(publish_baseline(recipe, tmp_path / str(told)), CPU)
+        torch.manual_seed(0)
+        for parameter in baseline.network.parameters():  # eight steps teach it next to nothing of its steer
+            torch.nn.init.normal_(parameter, std=0.2)
+        assert np.array_equal(baseline(stack, [START]), baseline(stack, [half])) is not told
+
+
+def test_a_run_at_one_dose_is_not_gone_on_with_at_another(tmp_path: Path) -> None:
+    """The card would name a dose that the network never saw alone."""
+    recipe = recipe_of("red-cnn")
+    trained(recipe, tmp_path)
+    tenth = RedCnnRecipe.model_validate({**recipe.model_dump(), "dose": 0.1})
+    with pytest.raises(TrainingError, match="begun with another dose"):
+        Trainer(task(tenth, [made(12.0)]), tmp_path, CPU, recipe.seed)
+
+
 @pytest.mark.slow
 def test_a_little_training_denoises(tmp_path: Path) -> None:
     """On flat water 150 steps are enough to leave less noise than there was."""

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from dicomnode.learning.corpus import (
 )
 from dicomnode.learning.plans import dgdiff_task, spdiff_task
 from dicomnode.learning.publish import publish
-from dicomnode.learning.recipe import Corpus, Recipe, Stage, load_recipe
+from dicomnode.learning.recipe import Corpus, Recipe, Stage, UNetRecipe, load_recipe
 from dicomnode.learning.session import Session
 from dicomnode.learning.trainer import Task, Trainer, drawn
 from dicomnode.physics.geometry import ParallelBeam
@@ -200,6 +201,40 @@ def test_another_network_is_not_gone_on_with(example: PackedExample, tmp_path: P
         Trainer(wider, tmp_path, torch.device("cpu"), seed=5)
 
 
+def test_a_run_goes_on_with_its_own_seed_and_recipe_and_with_more_steps(
+    example: PackedExample, tmp_path: Path
+) -> None:
+    cpu = torch.device("cpu")
+    Trainer(projection_task(example), tmp_path, cpu, seed=5)._save()
+    with pytest.raises(TrainingError, match="begun with another seed"):
+        Trainer(projection_task(example), tmp_path, cpu, seed=6)
+    louder = TINY.model_copy(update={"noise_hu": (50.0, 60.0)})
+    with pytest.raises(TrainingError, match="begun with another noise_hu"):
+        Trainer(projection_task(example, louder), tmp_path, cpu, seed=5)
+    longer = TINY.model_copy(update={"steps": TINY.steps + 1})
+    assert Trainer(projection_task(example, longer), tmp_path, cpu, seed=5).step == 0
+
+
+def test_a_training_that_blows_up_ends_and_leaves_what_was_sound(
+    example: PackedExample, tmp_path: Path
+) -> None:
+    """A batch that is no number must not become the weights of a model."""
+    whole = projection_task(example)
+    drawn_before = []
+
+    def broken(rng: np.random.Generator) -> draw.Batch:
+        batch = whole.draw(rng)
+        drawn_before.append(batch)
+        return batch if len(drawn_before) < 4 else replace(batch, target=batch.target * float("nan"))
+
+    trainer = Trainer(replace(whole, draw=broken), tmp_path, torch.device("cpu"), seed=5)
+    trainer._save()
+    with pytest.raises(TrainingError, match="step 4: loss nan"):
+        trainer.fit(float("inf"), lambda step, loss: None)
+    kept = torch.load(tmp_path / "projection.pt")
+    assert all(torch.isfinite(value).all() for part in ("network", "ema") for value in kept[part].values())
+
+
 def test_weights_depend_on_name_and_seed_alone(example: PackedExample, tmp_path: Path) -> None:
     def weights(seed: int) -> torch.Tensor:
         torch.rand(3)  # whatever else was drawn before
@@ -298,6 +333,9 @@ def test_the_plain_network_has_size_and_time_of_dgdiff() -> None:
     need, unet = (load_recipe(ROOT / "configs" / f"train-{name}.yaml") for name in ("need-small", "unet"))
     for key in ("widths", "steps", "batch", "patch_px", "learning_rate", "noise_hu", "objects"):
         assert getattr(need.image, key) == getattr(unet.image, key)
+    assert isinstance(need, Recipe)
+    assert isinstance(unet, UNetRecipe)
+    assert need.mirrorings == unet.mirrorings
 
 
 def test_weights_of_the_large_model_fit_into_16_mb(tmp_path: Path) -> None:
