@@ -50,7 +50,8 @@ def test_the_file_that_comes_with_the_node_holds_every_key():
 
 def test_every_key_stands_in_the_readme_with_its_default():
     rows = {}
-    for line in (CONFIGS / "README.md").read_text(encoding="utf-8").splitlines():
+    told, _, _ = (CONFIGS / "README.md").read_text(encoding="utf-8").partition("## Training recipes")
+    for line in told.splitlines():
         if line.startswith("| `"):
             cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
             rows[cells[0].strip("`")] = cells[1].strip("`").replace("\\|", "|")
