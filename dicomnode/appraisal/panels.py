@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 
 from dicomnode.appraisal.cases import Case
 from dicomnode.appraisal.methods import Volume
-from dicomnode.physics.size import body_mask
+from dicomnode.physics.size import around_body
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -50,7 +49,7 @@ class Panel:
                 DIFFERENCE_HU,
             ),
         ]
-        cut = _around(self.reference)
+        cut = around_body(self.reference, MARGIN_PX)
         figure, axes = plt.subplots(1, len(shown), figsize=(18, 4.9), facecolor="black", layout="constrained")
         figure.suptitle(f"{dose}, {kernel}", color="white", fontsize=13)
         for axis, (caption, image, least, most) in zip(axes, shown, strict=True):
@@ -67,14 +66,3 @@ def slug(text: str) -> str:
     """A file name's worth of a text: letters, digits, hyphens."""
     kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in text.replace("%", "percent").lower())
     return "-".join(part for part in kept.split("-") if part) or "unknown"
-
-
-def _around(image: Volume) -> tuple[slice, slice]:
-    inside = body_mask(image[None])[0]
-    if not inside.any():
-        return slice(None), slice(None)
-    spans = []
-    for axis in (1, 0):
-        found = np.flatnonzero(inside.any(axis=axis))
-        spans.append(slice(max(0, int(found[0]) - MARGIN_PX), int(found[-1]) + MARGIN_PX))
-    return spans[0], spans[1]
