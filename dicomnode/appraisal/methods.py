@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
+from dicomnode.engines.catalog import chosen_device
 from dicomnode.engines.enhance import enhance
 from dicomnode.engines.enhance_rays import MeasuredRays, enhance_rays
 from dicomnode.engines.need.engine import NeedEngine
@@ -147,10 +147,7 @@ def load_beside(folder: Path, device: str) -> Beside:
         if error.name != BASELINES:
             raise
         raise ModelError(f"--beside {folder}: this installation has no {BASELINES}") from error
-    place = torch.device(
-        "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
-    )
-    work = baselines.load_baseline(folder, place)
+    work = baselines.load_baseline(folder, chosen_device(device))
     # one that says how far it looks is spared what it does not look at
     return Beside(str(work.name), work, int(getattr(work, "neighbours", 1)), str(getattr(work, "told", "")))
 

@@ -1,7 +1,6 @@
 """`dicomnode evaluate model`: every method, every dose, every figure, in one run."""
 
 import argparse
-import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from dicomnode.appraisal.groups import Group, Groups, Row
 from dicomnode.appraisal.methods import Enhanced, FromRays, Method, check_names, load_beside, yardsticks
 from dicomnode.appraisal.scoring import Truth
 from dicomnode.dicom.values import finite
-from dicomnode.engines.catalog import SHIPPED, load_engine
+from dicomnode.engines.catalog import SHIPPED, device_argument, load_engine
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.errors import TrainingError
 
@@ -37,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `dicomnode evaluate model`."""
     parser.add_argument("--model", default="need-small")
     parser.add_argument("--models", type=Path, default=SHIPPED, help="folder of model folders")
-    parser.add_argument("--device", type=_device, default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--device", type=device_argument, default="auto", help="auto, cpu or cuda")
     parser.add_argument(
         "--series",
         type=Path,
@@ -173,12 +172,6 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 2**31:
         raise argparse.ArgumentTypeError(f"{text}: give a whole number of 1 or more")
     return int(text)
-
-
-def _device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
-        raise argparse.ArgumentTypeError(f"{text}: give auto, cpu, cuda or cuda:N")
-    return text
 
 
 def _share(text: str) -> float:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dicomnode.appraisal.cases import Case
 from dicomnode.appraisal.methods import Volume
-from dicomnode.physics.size import body_mask
+from dicomnode.physics.size import around_body
 
 WINDOW_HU = (-160.0, 240.0)
 """The window in which NEED shows its images (section 1.11 of its code)."""
@@ -44,7 +44,7 @@ class Panel:
 
     def draw(self, folder: Path, dose: str, kernel: str) -> tuple[str, str]:
         """Write the picture, a pixel of it for a pixel of the slice; its file name and caption."""
-        shown, cut = self._shown(), _around(self.reference)
+        shown, cut = self._shown(), around_body(self.reference, MARGIN_PX)
         name = f"images-{slug(kernel)}-{slug(dose)}.png"
         _montage(
             [(told, image[cut], least, most) for told, image, least, most in shown], f"{dose}, {kernel}"
@@ -96,14 +96,3 @@ def slug(text: str) -> str:
     """A file name's worth of a text: letters, digits, hyphens."""
     kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in text.replace("%", "percent").lower())
     return "-".join(part for part in kept.split("-") if part) or "unknown"
-
-
-def _around(image: Volume) -> tuple[slice, slice]:
-    inside = body_mask(image[None])[0]
-    if not inside.any():
-        return slice(None), slice(None)
-    spans = []
-    for axis in (1, 0):
-        found = np.flatnonzero(inside.any(axis=axis))
-        spans.append(slice(max(0, int(found[0]) - MARGIN_PX), int(found[-1]) + MARGIN_PX))
-    return spans[0], spans[1]

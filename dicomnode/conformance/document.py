@@ -16,7 +16,8 @@ _STYLE: Final = (
     "body{font:15px/1.5 sans-serif;max-width:70em;margin:2em auto;padding:0 1em}"
     "table{border-collapse:collapse;margin:1em 0}"
     "th,td{border:1px solid #999;padding:.25em .6em;text-align:left;vertical-align:top}"
-    "th{background:#eee}code{overflow-wrap:break-word}h4,h5,h6{font-size:1em}"
+    "th{background:#eee}h4,h5,h6{font-size:1em}"
+    "code{overflow-wrap:anywhere}td:nth-child(-n+2) code{overflow-wrap:normal}"
 )
 
 

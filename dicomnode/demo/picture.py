@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
-from dicomnode.physics.size import body_mask
+from dicomnode.physics.size import around_body
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -21,7 +21,7 @@ Image = NDArray[np.float32]
 
 def draw(original: Image, low_dose: Image, enhanced: Image, path: Path, title: str) -> None:
     """Write the comparison of one slice, all HU [row, column], as PNG, cut to the patient."""
-    cut = _around(original)
+    cut = around_body(original, MARGIN_PX)
     original, low_dose, enhanced = original[cut], low_dose[cut], enhanced[cut]
     figure, axes = plt.subplots(
         len(WINDOWS_HU), 4, figsize=(18, 8.2), facecolor="black", layout="constrained"
@@ -40,15 +40,3 @@ def draw(original: Image, low_dose: Image, enhanced: Image, path: Path, title: s
             axis.set_axis_off()
     figure.savefig(path, dpi=110, facecolor="black")
     plt.close(figure)
-
-
-def _around(image: Image) -> tuple[slice, slice]:
-    """Rows and columns of the patient, with a margin; the whole slice where there is none."""
-    inside = body_mask(image[None])[0]
-    if not inside.any():
-        return slice(None), slice(None)
-    spans = []
-    for axis in (1, 0):
-        found = np.flatnonzero(inside.any(axis=axis))
-        spans.append(slice(max(0, int(found[0]) - MARGIN_PX), int(found[-1]) + MARGIN_PX))
-    return spans[0], spans[1]

@@ -6,7 +6,6 @@ Scan with less dose, send, wait for what comes back, and measure it against the 
 import argparse
 import json
 import math
-import re
 import socket
 import tempfile
 import threading
@@ -33,7 +32,7 @@ from dicomnode.demo.source import SourceUnavailable, lidc_series
 from dicomnode.dicom.series import CtSeries, read_series
 from dicomnode.dicom.values import finite
 from dicomnode.dose_reference import DoseReference
-from dicomnode.engines.catalog import SHIPPED, load_engine
+from dicomnode.engines.catalog import SHIPPED, device_argument, load_engine
 from dicomnode.errors import DicomnodeError, DoseUnknown
 from dicomnode.evaluation.similarity import rmse_hu
 from dicomnode.journey.job import Job
@@ -86,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", default="need-small")
     parser.add_argument("--models", type=Path, default=SHIPPED, help="folder of model folders")
-    parser.add_argument("--device", type=_device, default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--device", type=device_argument, default="auto", help="auto, cpu or cuda")
     parser.add_argument(
         "--port", type=_port, default=11112, help="of the node; a free one is taken if it is in use"
     )
@@ -151,12 +150,6 @@ def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"{text}: a seed is a whole number from 0 to 2^63 - 1")
     return int(text)
-
-
-def _device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
-        raise argparse.ArgumentTypeError(f"{text}: give auto, cpu, cuda or cuda:N")
-    return text
 
 
 # --- the journey -----------------------------------------------------------------------------------

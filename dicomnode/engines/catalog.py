@@ -1,5 +1,7 @@
 """From a model's id to an engine ready to work."""
 
+import argparse
+import re
 from pathlib import Path
 
 import torch
@@ -26,6 +28,13 @@ def load_engine(
     projection, image = (placed(_network(folder, part), place) for part in (card.projection, card.image))
     raw = placed(_network(folder, card.raw.network), place) if card.raw else None
     return NeedEngine(card, projection, image, place, raw)
+
+
+def device_argument(text: str) -> str:
+    """For a command line: the name of a device as `chosen_device` takes it."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text}: give auto, cpu, cuda or cuda:N")
+    return text
 
 
 def chosen_device(name: str) -> torch.device:

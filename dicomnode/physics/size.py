@@ -186,3 +186,15 @@ def _with_neighbours(sizes: Sequence[SliceSize], reach: int) -> tuple[SliceSize,
         else one
         for k, one in enumerate(sizes)
     )
+
+
+def around_body(image: NDArray[np.float32], margin_px: int) -> tuple[slice, slice]:
+    """Rows and columns of the patient in a slice, HU [row, column], with a margin; all without one."""
+    inside = body_mask(image[None])[0]
+    if not inside.any():
+        return slice(None), slice(None)
+    spans = []
+    for axis in (1, 0):
+        found = np.flatnonzero(inside.any(axis=axis))
+        spans.append(slice(max(0, int(found[0]) - margin_px), int(found[-1]) + margin_px))
+    return spans[0], spans[1]

@@ -128,7 +128,8 @@ MISSPELT = ["UTF-8", "UTF8", "ISO_IR_100", "iso_ir 100", "latin1"]
 
 @pytest.mark.parametrize("term", FIELD + MISSPELT)
 def test_character_sets_of_the_field(tmp_path: Path, term: str) -> None:
-    parse(anatomy.put(one(tmp_path), 0x00080005, b"CS", term.encode()), "x")
+    header = parse(anatomy.put(one(tmp_path), 0x00080005, b"CS", term.encode()), "x").header
+    assert str(header.PatientName) == "Phantom^Textured"
 
 
 SECRET = "Vanity^Jane"

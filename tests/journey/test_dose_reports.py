@@ -278,7 +278,9 @@ def test_a_crash_amid_taking_up_again_is_made_good_at_the_next_start(
     node = Node(settings, engine=engine)
     node._spool.file(header.SeriesInstanceUID, header.SOPInstanceUID, report.read_bytes())
     with node:
-        wait_for(node, "done", run=2)
+        job = wait_for(node, "done", run=2)
+    assert_exactly_once(pacs, job, slices=5)
+    assert found(settings, job)["source"] == "radiation-dose-report"
 
 
 @pytest.mark.slow
