@@ -18,6 +18,7 @@ _STYLE: Final = (
     "th,td{border:1px solid #999;padding:.25em .6em;text-align:left;vertical-align:top}"
     "th{background:#eee}h4,h5,h6{font-size:1em}"
     "code{overflow-wrap:anywhere}td:nth-child(-n+2) code{overflow-wrap:normal}"
+    "td:nth-child(4){overflow-wrap:anywhere}td:nth-child(6){min-width:9em}"
 )
 
 
