@@ -25,7 +25,6 @@ from dicomnode.checked import (
     HostName,
     LocalPath,
     Name,
-    Port,
     Prefix,
     Seconds,
     Section,
@@ -36,6 +35,25 @@ from dicomnode.checked import (
 )
 from dicomnode.dose_reference import DoseReference
 from dicomnode.errors import SettingsError
+from dicomnode.peers import Caller, Destination, Network, Retry, Source
+
+__all__ = [
+    "ENVIRONMENT_PREFIX",
+    "Caller",
+    "Completeness",
+    "Destination",
+    "Dose",
+    "EngineSettings",
+    "IdentitySettings",
+    "Network",
+    "Node",
+    "Quality",
+    "Retry",
+    "Settings",
+    "Source",
+    "all_keys",
+    "load_settings",
+]
 
 ENVIRONMENT_PREFIX: Final = "DICOMNODE__"
 
@@ -63,29 +81,6 @@ class Node(Section):
         return self.database or f"sqlite:///{self.spool / 'dicomnode.sqlite'}"
 
 
-class Caller(Section):
-    """A peer that may send to this node."""
-
-    ae_title: AeTitle
-    host: HostName | None = None
-
-
-class Network(Section):
-    """Limits of associations, incoming and outgoing."""
-
-    max_associations: Annotated[int, Field(ge=1, le=256)] = 10
-    max_pdu_bytes: Annotated[int, Field(ge=4096, le=1048576)] = 131072
-    max_instance_mib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 512.0
-    negotiation_seconds: Seconds = 30.0
-    message_seconds: Seconds = 120.0
-    idle_seconds: Seconds = 120.0
-
-    @property
-    def max_instance_bytes(self) -> int:
-        """Bytes of one instance above which the association is aborted."""
-        return int(self.max_instance_mib * 2**20)
-
-
 class Completeness(Section):
     """When a series counts as complete; DICOM has no end-of-series message."""
 
@@ -98,47 +93,6 @@ class Completeness(Section):
         if not self.closed_seconds <= self.quiet_seconds <= self.give_up_seconds:
             raise ValueError("must be closed_seconds <= quiet_seconds <= give_up_seconds")
         return self
-
-
-class Retry(Section):
-    """How long to keep trying a destination that does not take the series for the moment."""
-
-    first_seconds: Seconds = 5.0
-    longest_seconds: Seconds = 3600.0
-    give_up_days: Annotated[float, Field(gt=0, le=365)] = 7.0
-
-    @model_validator(mode="after")
-    def _in_order(self) -> "Retry":
-        if self.first_seconds > self.longest_seconds:
-            raise ValueError("must be first_seconds <= longest_seconds")
-        return self
-
-
-class Destination(Section):
-    """A peer that gets the derived series."""
-
-    name: Name
-    ae_title: AeTitle
-    host: HostName
-    port: Port = 104
-    associations: Annotated[int, Field(ge=1, le=16)] = 4
-    report: bool = True
-    removed_map: bool = False
-    uncertainty_map: bool = False
-    key_objects: bool = False
-    image_type2: Literal["PRIMARY", "SECONDARY"] = "PRIMARY"
-    series_description_prefix: Prefix | None = None
-    keep_manufacturer: bool | None = None
-    retry: Retry = Field(default_factory=Retry)
-
-
-class Source(Section):
-    """An archive that is asked for the number of images of a series, and for dose reports (C-FIND, C-GET)."""
-
-    name: Name
-    ae_title: AeTitle
-    host: HostName
-    port: Port = 104
 
 
 class EngineSettings(Section):
