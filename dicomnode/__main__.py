@@ -269,6 +269,7 @@ def _explained(settings: Settings) -> Iterable[str]:
             if asked
         ]
         told = ", ".join(["images", *extras])
+        told += f", of what {' or '.join(peer.callers)} sent" if peer.callers else ""
         yield f"destination  {peer.name}: {peer.ae_title} at {peer.host}:{peer.port} ({told})"
     yield f"spool        {node.spool}, can be written, {node.reserve_gib:g} GiB stay free"
     yield f"device       {engine.device}"

@@ -1,5 +1,6 @@
 """The sections of the configuration about those the node speaks with, and the limits of speaking."""
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -52,6 +53,7 @@ class Destination(Section):
     host: HostName
     port: Port = 104
     associations: Annotated[int, Field(ge=1, le=16)] = 4
+    callers: tuple[AeTitle, ...] = ()
     report: bool = True
     removed_map: bool = False
     uncertainty_map: bool = False
@@ -60,6 +62,10 @@ class Destination(Section):
     series_description_prefix: Prefix | None = None
     keep_manufacturer: bool | None = None
     retry: Retry = Field(default_factory=Retry)
+
+    def wants(self, senders: Iterable[str]) -> bool:
+        """Whether it gets the result of a series whose images came from these calling AE titles."""
+        return not self.callers or not set(self.callers).isdisjoint(senders)
 
 
 class Source(Section):

@@ -167,6 +167,9 @@ def _keys(section: Section, prefix: str) -> Iterator[tuple[str, str, str]]:
         elif isinstance(value, tuple):
             if not value:
                 yield path, "none", "none"
+            if not all(isinstance(item, Section) for item in value):
+                yield path, ", ".join(code(item) for item in value), _default(path, field)
+                continue
             for position, item in enumerate(value):
                 yield from _keys(item, f"{path}[{position}].")
         else:

@@ -14,7 +14,7 @@ from dicomnode.conformance.facts import (
     uid_name,
 )
 from dicomnode.network import protocol
-from dicomnode.settings import Settings
+from dicomnode.settings import Destination, Settings
 
 _COUNTED: Final = (
     " The sources are asked how many images it has (5.2.7): while one knows of more, the series is waited "
@@ -211,12 +211,17 @@ def model(settings: Settings) -> Section:
     )
 
 
+def _of_whom(peer: Destination) -> str:
+    senders = " or ".join(map(code, peer.callers))
+    return f" Only of series of which an image came from {senders}." if senders else ""
+
+
 def _delivery(settings: Settings) -> list[str]:
     if not settings.destinations:
         return ["No destination is configured: results stay in the spool."]
     return [
         f"Destination {code(peer.name)}: {code(peer.ae_title)} at {code(f'{peer.host}:{peer.port}')} gets, "
         f"in this order: {', '.join(kind.what for kind in sent_to(peer))}; in "
-        f"{uid_name(SENT_SYNTAX)}, if it is accepted."
+        f"{uid_name(SENT_SYNTAX)}, if it is accepted.{_of_whom(peer)}"
         for peer in settings.destinations
     ]

@@ -27,7 +27,7 @@ Status = Literal[
     "waiting",  # stopped by something that may pass (disk full); goes on by itself
     "sending",  # the result is written; at least one destination has not had all of it
     "done",  # every destination has all images; `reason` says what beside them one did not take
-    "undelivered",  # at least one destination refused or did not answer until it was given up
+    "undelivered",  # a destination refused or did not answer until it was given up, or none takes the result
     "refused",  # the series is kept and not enhanced: `rule` says why
     "held",  # enhanced, judged, and kept here: `reason` says why
     "failed",  # an error of ours: `reason` says which; `dicomnode retry` starts it again
@@ -209,14 +209,18 @@ def fresh_deliveries(job: Job) -> Job:
     return replace(job, status="sending", reason=None, destinations=states, finished_at=None)
 
 
-def sending(job: Job, names: Iterable[str]) -> Job:
-    """A job whose result is written, with the destinations that get it; ended at once if there are none."""
+def sending(job: Job, names: Iterable[str], nobody: str = "") -> Job:
+    """A job whose result is written, with the destinations that get it; ended at once if there are none.
+
+    `nobody`: why that is, where it is not meant so.
+    """
     if job.final:
         return job
     states = tuple(job.destination(name) or DestinationState(name) for name in names)
-    return _settled(
-        replace(job, status="sending", station="deliver", part=None, done=0, total=0, destinations=states)
-    )
+    job = replace(job, status="sending", station="deliver", part=None, done=0, total=0, destinations=states)
+    if not states and nobody:
+        return replace(job, status="undelivered", reason=nobody)
+    return _settled(job)
 
 
 def with_destination(job: Job, state: DestinationState) -> Job:

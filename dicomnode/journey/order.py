@@ -25,6 +25,7 @@ class Order:
     `stack` tells the stacks of a series apart ("" and `stack_number` 0: the first), `differs_by` in what.
     `pipeline_digest`: model, weights, configuration and software, as in `dicom.provenance.pipeline_digest`.
     `study_uid` joins dose reports to the series; empty where no image could be read.
+    `senders`: the calling AE titles that its images came from; () in the orders of earlier versions.
     """
 
     job_id: str
@@ -41,6 +42,7 @@ class Order:
     stack_number: int = 0
     differs_by: tuple[str, ...] = ()
     study_uid: str = ""
+    senders: tuple[str, ...] = ()
 
 
 def new_orders(
@@ -68,12 +70,13 @@ def new_orders(
             continue
         if earlier is None:
             number += 1
+        content_digest, senders = _content(folder, names)
         order = Order(
             job_id="",
             series_uid=completion.series_uid,
             series_key=key(completion.series_uid),
             files=names,
-            content_digest=_content_digest(folder, names),
+            content_digest=content_digest,
             pipeline_digest="",
             generation=earlier.generation + 1 if earlier else 0,
             completed_because=completion.reason,
@@ -83,6 +86,7 @@ def new_orders(
             stack_number=earlier.stack_number if earlier else number,
             differs_by=stack.differs_by,
             study_uid=study_of(folder, names),
+            senders=senders,
         )
         orders.append(with_pipeline(order, pipeline_digest))
     return tuple(orders)
@@ -123,15 +127,28 @@ def study_of(folder: Path, files: Sequence[str]) -> str:
     return ""
 
 
-def _content_digest(folder: Path, files: Sequence[str]) -> str:
-    """SHA-256 over names and data sets; not over what the receiver wrote around them, such as the sender."""
-    digest = hashlib.sha256()
+def senders_of(folder: Path, files: Sequence[str]) -> tuple[str, ...]:
+    """The calling AE titles that images came from, in alphabetical order; unreadable files tell none."""
+    found = set()
+    for name in files:
+        try:
+            found.add(part10.read_meta(folder / name).source_ae)
+        except (DicomnodeError, OSError):
+            continue
+    return tuple(sorted(found - {""}))
+
+
+def _content(folder: Path, files: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """SHA-256 over names and data sets, and who sent them: what the receiver wrote around a data set, such
+    as its sender, is not in the digest."""
+    digest, senders = hashlib.sha256(), set()
     for name in files:
         content = (folder / name).read_bytes()
-        start = part10.parse_meta(content, name).data_set_at
+        meta = part10.parse_meta(content, name)
+        senders.add(meta.source_ae)
         digest.update(f"{name}|".encode())
-        digest.update(hashlib.sha256(memoryview(content)[start:]).digest())
-    return digest.hexdigest()
+        digest.update(hashlib.sha256(memoryview(content)[meta.data_set_at :]).digest())
+    return digest.hexdigest(), tuple(sorted(senders - {""}))
 
 
 # --- records as JSON ------------------------------------------------------------------------------
@@ -141,7 +158,7 @@ def read_order(folder: Path) -> Order:
     """Return what a job's folder was made for. Raises SpoolError."""
     values = read_record(folder / "order.json")
     try:
-        lists = {name: tuple(values.get(name, ())) for name in ("files", "differs_by")}
+        lists = {name: tuple(values.get(name, ())) for name in ("files", "differs_by", "senders")}
         return Order(**{**known(values, Order), **lists})
     except (KeyError, TypeError) as error:
         raise SpoolError(f"{folder}: its order is incomplete ({error}); move it out of the spool") from error

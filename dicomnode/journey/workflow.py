@@ -23,7 +23,6 @@ from dicomnode.errors import (
     SeriesRefused,
     SpoolError,
 )
-from dicomnode.journey.delivery import Delivery
 from dicomnode.journey.dose_reports import DoseReports, LateReports
 from dicomnode.journey.durable import Active, Durable
 from dicomnode.journey.job import (
@@ -39,13 +38,13 @@ from dicomnode.journey.job import (
     fresh_deliveries,
     fresh_run,
     passed,
-    sending,
     with_destination,
 )
 from dicomnode.journey.order import Order, new_orders, with_pipeline
+from dicomnode.journey.recipients import Recipients
 from dicomnode.journey.stations import STATIONS, Stations
 from dicomnode.network.completeness import Completion
-from dicomnode.settings import Destination, Settings
+from dicomnode.settings import Settings
 from dicomnode.spool import Spool, key, no_space_told
 
 MOST_STARTS: Final = 3
@@ -79,6 +78,7 @@ class Journey:
         self.reports = DoseReports()
         self._stations = Stations(settings, spool, engine, self.reports)
         self.book = JobBook(spool, observe)
+        self._recipients = Recipients(settings, spool, self.book)
         self.late = LateReports(self.reports, self.book, self._stations)
         self._durable = Durable(settings)
         self._stopping = threading.Event()
@@ -166,8 +166,10 @@ class Journey:
 
     def _retry_delivery(self, job: Job) -> Job:
         for destination in self._settings.destinations:
-            self._delivery(job.job_id, destination).forget_refusals()
+            self._recipients.way(job.job_id, destination).forget_refusals()
         job = self.book.update(job.job_id, fresh_deliveries)
+        if not job.destinations:  # nobody took it; whether the configuration still says so is asked now
+            job = self._recipients.opened(job.job_id)
         self._queue_open_deliveries(job)
         return job
 
@@ -349,8 +351,7 @@ class Journey:
         order = self.book.order(job_id)
         if not self.book.job(job_id).final and self.book.superseded(order):
             self._end(job_id, "superseded", _MORE_CAME)
-        names = [peer.name for peer in self._settings.destinations]
-        job = self.book.update(job_id, lambda job: sending(job, names))
+        job = self._recipients.opened(job_id)
         return [
             [state.name, self._durable.unused_attempt(job_id, state.name, state.attempts + 1)]
             for state in job.destinations
@@ -384,7 +385,7 @@ class Journey:
         if untouched and self.book.superseded(self.book.order(job_id)):
             self._end(job_id, "superseded", _MORE_CAME)
             return None
-        destination = next((peer for peer in self._settings.destinations if peer.name == name), None)
+        destination = self._recipients.named(name)
         if destination is None:
             self._give_up(job_id, name, "is no longer in the configuration")
             return None
@@ -393,23 +394,12 @@ class Journey:
             state, state="sending", attempts=attempt, first_attempt_at=started_at, next_attempt_at=None
         )
         self.book.update(job_id, lambda job: with_destination(job, begun))
-        after, pause_seconds = self._delivery(job_id, destination).attempt(begun, self.book.clock())
+        after, pause_seconds = self._recipients.way(job_id, destination).attempt(begun, self.book.clock())
         job = self.book.update(job_id, lambda job: with_destination(job, after))
         log.info("job %s: %s %s (%d of %d)", job_id, name, after.state, after.sent, after.total)
         if job.final:
             log.info("job %s: %s", job_id, job.status)
         return pause_seconds
-
-    def _delivery(self, job_id: str, destination: Destination) -> Delivery:
-        earlier = self.book.earlier(self.book.order(job_id))
-        under_way = any(self._under_way(other, destination.name) for other in earlier)
-        return Delivery(self.book.records, job_id, destination, self._settings, under_way)
-
-    def _under_way(self, job_id: str, name: str) -> bool:
-        """Whether part of a result has been sent to a destination and more will be."""
-        job = self.book.job(job_id)
-        state = job.destination(name)
-        return not job.final and state is not None and state.sent > 0 and state.state not in ARRIVED
 
     def _give_up(self, job_id: str, name: str, reason: str) -> None:
         state = self.book.job(job_id).destination(name) or DestinationState(name)

@@ -20,6 +20,8 @@ class FileMeta:
     sop_instance_uid: str
     transfer_syntax_uid: str
     data_set_at: int
+    source_ae: str = ""
+    """Source Application Entity Title: for what this node has filed, the calling AE title of its sender."""
 
 
 def frame(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae: str) -> bytes:
@@ -72,6 +74,6 @@ def parse_meta(head: bytes, name: str) -> FileMeta:
                 start = position + 12
             values[number] = head[start : start + length].decode("latin-1").strip("\x00 ")
             position = start + length
-        return FileMeta(values[0x0002], values[0x0003], values[0x0010], position)
+        return FileMeta(values[0x0002], values[0x0003], values[0x0010], position, values.get(0x0016, ""))
     except (struct.error, KeyError) as error:
         raise NetworkError(f"{name}: its file meta information is incomplete") from error
