@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -64,6 +65,27 @@ def _uid_key(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _web_address(text: str) -> str:
+    """The root of a web service, without the slash at its end."""
+    try:
+        parts = urlsplit(text)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound or not all("!" <= letter <= "~" for letter in text):
+        raise ValueError("an address begins with http:// or https:// and a host: http://127.0.0.1:8042")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError("an address holds no credentials, no '?' and no '#'; username and password are keys")
+    return text.rstrip("/")
+
+
+def _token(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value()
+    if not text or not all("!" <= letter <= "~" for letter in text):
+        raise ValueError("a token has ASCII letters without blanks; `openssl rand -hex 32` makes one")
+    return secret
+
+
 def _not_one(seeds: int) -> int:
     if seeds == 1:
         raise ValueError("one seed has no spread: 0 for no uncertainty map, else 2 or more")
@@ -86,6 +108,8 @@ UidRoot = Annotated[str, AfterValidator(_uid_root)]
 Uid = Annotated[str, AfterValidator(_uid)]
 Prefix = Annotated[str, StringConstraints(min_length=1, max_length=24, pattern=r"^[ -\[\]-~]*$")]
 UidKey = Annotated[SecretStr, AfterValidator(_uid_key)]
+WebAddress = Annotated[str, AfterValidator(_web_address)]
+Token = Annotated[SecretStr, AfterValidator(_token)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 LocalPath = Annotated[Path, AfterValidator(_beside_the_file)]

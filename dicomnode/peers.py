@@ -1,11 +1,22 @@
 """The sections of the configuration about those the node speaks with, and the limits of speaking."""
 
 from collections.abc import Iterable
+from ipaddress import ip_address
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 
-from dicomnode.checked import AeTitle, HostName, Name, Port, Prefix, Seconds, Section
+from dicomnode.checked import (
+    AeTitle,
+    HostName,
+    Name,
+    Port,
+    Prefix,
+    Seconds,
+    Section,
+    Token,
+    WebAddress,
+)
 
 
 class Caller(Section):
@@ -75,3 +86,40 @@ class Source(Section):
     ae_title: AeTitle
     host: HostName
     port: Port = 104
+
+
+class WebSource(Section):
+    """An archive that images of a series are fetched from on request, over HTTP."""
+
+    name: Name
+    ae_title: AeTitle
+    kind: Literal["orthanc", "dicomweb"]
+    url: WebAddress
+    username: str | None = None
+    password: SecretStr | None = None
+    timeout_seconds: Seconds = 60.0
+
+
+class Web(Section):
+    """The HTTP interface for archives: asks and tells, carries no images."""
+
+    host: HostName = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    token: Token | None = None
+
+    @model_validator(mode="after")
+    def _token_outside(self) -> "Web":
+        if self.port is not None and self.token is None and not self.on_loopback:
+            raise ValueError(
+                f"token must be given where others can reach host {self.host}; `openssl rand -hex 32` makes"
+                " one, or set host: 127.0.0.1"
+            )
+        return self
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"

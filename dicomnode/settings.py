@@ -35,7 +35,7 @@ from dicomnode.checked import (
 )
 from dicomnode.dose_reference import DoseReference
 from dicomnode.errors import SettingsError
-from dicomnode.peers import Caller, Destination, Network, Retry, Source
+from dicomnode.peers import Caller, Destination, Network, Retry, Source, Web, WebSource
 
 __all__ = [
     "ENVIRONMENT_PREFIX",
@@ -51,6 +51,8 @@ __all__ = [
     "Retry",
     "Settings",
     "Source",
+    "Web",
+    "WebSource",
     "all_keys",
     "load_settings",
 ]
@@ -148,6 +150,8 @@ class Settings(Section):
     completeness: Completeness = Field(default_factory=Completeness)
     destinations: tuple[Destination, ...] = ()
     sources: tuple[Source, ...] = ()
+    web: Web = Field(default_factory=Web)
+    web_sources: tuple[WebSource, ...] = ()
     engine: EngineSettings = Field(default_factory=EngineSettings)
     dose: Dose = Field(default_factory=Dose)
     quality: Quality = Field(default_factory=Quality)
@@ -157,6 +161,7 @@ class Settings(Section):
     def _names_are_unique(self) -> "Settings":
         _refuse_repeated("destinations", [peer.name for peer in self.destinations])
         _refuse_repeated("sources", [peer.name for peer in self.sources])
+        _refuse_repeated("web_sources", [peer.name for peer in self.web_sources])
         _refuse_repeated(
             "callers", [f"{peer.ae_title} from {peer.host or 'any host'}" for peer in self.callers]
         )

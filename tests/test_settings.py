@@ -45,7 +45,7 @@ def test_the_file_that_comes_with_the_node_says_the_defaults(tmp_path):
 def test_the_file_that_comes_with_the_node_holds_every_key():
     text = "\n".join((CONFIGS / name).read_text("utf-8") for name in ("node.yaml", "dose-reference.yaml"))
     leaves = {path.rsplit(".", 1)[-1] for path in all_keys()}
-    assert {name for name in leaves if not re.search(rf"^[ -]*{name}:", text, re.MULTILINE)} == set()
+    assert {name for name in leaves if not re.search(rf"^#?[ -]*{name}:", text, re.MULTILINE)} == set()
 
 
 def test_every_key_stands_in_the_readme_with_its_default():
@@ -111,6 +111,19 @@ def test_a_misspelt_key_is_refused_by_its_path_and_the_nearest_one(tmp_path, tex
         ("destinations: [{name: a, ae_title: A, host: h, series_description_prefix: 'A\\B'}]",
          "node.yaml: destinations[0].series_description_prefix: "),
         ("identity: {uid_key: 'abc'}", "node.yaml: identity.uid_key: "),
+        ("web: {host: 0.0.0.0, port: 8080}", "node.yaml: web: token must be given"),
+        ("web: {host: node.hospital, port: 8080}", "node.yaml: web: token must be given"),
+        ("web: {port: 70000}", "node.yaml: web.port: "),
+        ("web: {token: 'a b'}", "node.yaml: web.token: "),
+        ("web: {token: ''}", "node.yaml: web.token: "),
+        ("web_sources: [{name: a, ae_title: A, kind: pacs, url: 'http://h'}]",
+         "node.yaml: web_sources[0].kind: "),
+        ("web_sources: [{name: a, ae_title: A, kind: orthanc, url: 'ftp://h'}]",
+         "node.yaml: web_sources[0].url: "),
+        ("web_sources: [{name: a, ae_title: A, kind: orthanc, url: 'http://u:p@h'}]",
+         "node.yaml: web_sources[0].url: an address holds no credentials"),
+        ("destinations: [{name: a, ae_title: A, host: h, callers: ['SEVENTEEN-LETTERS']}]",
+         "node.yaml: destinations[0].callers[0]: "),
         ("engine: {device: tpu}", "node.yaml: engine.device: "),
         ("- a", "node.yaml: "),
         ("node: [", "node.yaml: line 1"),
@@ -178,6 +191,26 @@ def test_a_key_is_taken_and_never_told(tmp_path):
         load_settings(write(tmp_path, f"identity: {{uid_key: '{key}0'}}"), {})
     assert "0123456789abcdef" not in f"{caught.value} {caught.value.__cause__}"
     assert load_settings(write(tmp_path, ""), {}).identity.uid_key_bytes is None
+
+
+def test_a_token_and_a_password_are_taken_and_never_told(tmp_path):
+    text = (
+        "web: {port: 0, host: 0.0.0.0, token: hush-hush}\n"
+        "web_sources: [{name: a, ae_title: A, kind: dicomweb, url: 'http://h/dicom-web/',"
+        " password: hush-hush}]"
+    )
+    settings = load_settings(write(tmp_path, text), {})
+    assert settings.web.token is not None
+    assert settings.web.token.get_secret_value() == "hush-hush"
+    assert settings.web_sources[0].url == "http://h/dicom-web"
+    for shown in (repr(settings), str(settings.model_dump()), settings.model_dump_json()):
+        assert "hush" not in shown
+    assert "hush" not in refused(tmp_path, "web: {token: 'hush hush'}")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.9", "::1", "localhost"])
+def test_the_machine_itself_needs_no_token(tmp_path, host):
+    assert load_settings(write(tmp_path, f"web: {{port: 8080, host: '{host}'}}"), {}).web.on_loopback
 
 
 def test_a_destination_gets_images_and_report_unless_it_asks_for_more(tmp_path):
