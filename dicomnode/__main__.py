@@ -271,6 +271,13 @@ def _explained(settings: Settings) -> Iterable[str]:
         told = ", ".join(["images", *extras])
         told += f", of what {' or '.join(peer.callers)} sent" if peer.callers else ""
         yield f"destination  {peer.name}: {peer.ae_title} at {peer.host}:{peer.port} ({told})"
+    if settings.web.port is not None:
+        asked = "with a token" if settings.web.token else "without a token"
+        yield f"http         {settings.web.host}:{settings.web.port}, {asked}"
+    for source in settings.web_sources:
+        yield f"web source   {source.name}: {source.kind} at {source.url}, counts as {source.ae_title}"
+    if settings.web_sources and settings.web.port is None:
+        yield "warning      web_sources without web.port: nobody can ask for a series"
     yield f"spool        {node.spool}, can be written, {node.reserve_gib:g} GiB stay free"
     yield f"device       {engine.device}"
     if not settings.callers:

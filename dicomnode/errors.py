@@ -65,6 +65,14 @@ class PeerRefused(NetworkError):
     """The peer refused for good: AE title unknown, class not supported, permanent status."""
 
 
+class SourceUnknown(NetworkError):
+    """The configuration has no archive of this name."""
+
+
+class SeriesUnknown(NetworkError):
+    """An archive does not have what it was asked for."""
+
+
 class InstanceRefused(NetworkError):
     """An instance cannot be filed. `status` is the DIMSE status to answer with."""
 
@@ -256,6 +264,10 @@ class DecoderUnavailable(DicomnodeError):
 
 class JobError(DicomnodeError):
     """A job cannot be made, found or started again."""
+
+
+class JobUnknown(JobError):
+    """There is no such job."""
 
 
 # --- engines ---------------------------------------------------------------------------

@@ -13,16 +13,24 @@ import queue
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dicomnode import __version__
 from dicomnode.engines.catalog import load_engine
 from dicomnode.engines.need.engine import NeedEngine
-from dicomnode.errors import DicomnodeError, DoseUnknown, InstanceRefused, JobError, NetworkError
+from dicomnode.errors import (
+    DicomnodeError,
+    DoseUnknown,
+    InstanceRefused,
+    JobError,
+    NetworkError,
+    SourceUnknown,
+)
 from dicomnode.journey.asking import Asking, Counting
 from dicomnode.journey.job import Job, Observer, read_jobs, retry_requests
 from dicomnode.journey.workflow import Journey
@@ -32,6 +40,10 @@ from dicomnode.network.filing import arrival_of, read_file_header
 from dicomnode.network.receive import AssociationOutcome, ReceivedInstance, Receiver
 from dicomnode.settings import Settings
 from dicomnode.spool import Spool, key
+
+if TYPE_CHECKING:  # what they need is loaded where the configuration asks for it
+    from dicomnode.journey.pulling import Pull, Pulling
+    from dicomnode.web.server import WebServer
 
 _TICK_SECONDS: Final = 0.5
 _GRACE_SECONDS: Final = 20.0
@@ -63,6 +75,11 @@ class Node:
         self._journey: Journey | None = None
         self._desk: _Desk | None = None
         self._asking: Asking | None = None
+        self._pulling: Pulling | None = None
+        self._web: WebServer | None = None
+        self._retrying = threading.Lock()
+        self._unheard: Counter[str] = Counter()
+        self._unheard_guard = threading.Lock()
         self._counting = Counting(settings, lambda *count: self._handed_over.put(_Count(*count)))
 
     # --- life -----------------------------------------------------------------------------
@@ -86,12 +103,35 @@ class Node:
                 self._want_report(job)
             self._asking.start()
             self._counting.start()
+            self._start_pulling()
             self._thread.start()
             self._receiver.start()
+            self._start_web()
         except BaseException:
             self.stop(grace_seconds=0.0)
             raise
         log.info("%s is ready on port %d", node.ae_title, self.port)
+
+    def _start_pulling(self) -> None:
+        if self._settings.web_sources:
+            from dicomnode.journey.pulling import Pulling
+
+            self._pulling = Pulling(
+                self._settings,
+                self._spool,
+                self._receiver.filing,
+                self._on_stored,
+                told=lambda *count: self._handed_over.put(_Count(*count)),
+                awaits=lambda *count: self._handed_over.put(_Awaited(*count)),
+            )
+            self._pulling.start()
+
+    def _start_web(self) -> None:
+        if self._settings.web.port is not None:
+            from dicomnode.web.server import WebServer
+
+            self._web = WebServer(self._settings.web, self)
+            self._web.start()
 
     def stop(self, grace_seconds: float = _GRACE_SECONDS) -> bool:
         """Close the port, break off what is being worked on so that it goes on at the next start, let go.
@@ -100,10 +140,12 @@ class Node:
         not answer, for example) and the process should end without waiting for it.
         """
         self._receiver.stop()
+        rested = self._web is None or self._web.stop()
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout=max(grace_seconds, 1.0))
-        rested = self._journey.stop(grace_seconds) if self._journey is not None else True
+        rested = (self._pulling is None or self._pulling.stop(1.0)) and rested
+        rested = (self._journey is None or self._journey.stop(grace_seconds)) and rested
         rested = rested and not self._thread.is_alive()
         rested = (self._asking is None or self._asking.stop(1.0)) and rested
         rested = self._counting.stop(1.0) and rested
@@ -156,7 +198,41 @@ class Node:
         """Start a job again that has ended without its result everywhere. Raises JobError."""
         if self._journey is None:
             raise JobError("the node is not running")
-        return self._journey.retry(job_id)
+        with self._retrying:  # asked for twice at once it starts again once
+            return self._journey.retry(job_id)
+
+    @property
+    def web_port(self) -> int | None:
+        """The HTTP port that is open, if any."""
+        return self._web.port if self._web is not None else None
+
+    @property
+    def ae_title(self) -> str:
+        """The name of this node in the network."""
+        return self._settings.node.ae_title
+
+    def jobs_of(self, series_uid: str) -> list[Job]:
+        """The newest job of each stack of a series."""
+        return self._journey.book.of_series(key(series_uid)) if self._journey is not None else []
+
+    def instances_of(self, series_uid: str) -> list[Path]:
+        """Every file that is held for a series."""
+        return self._spool.instances(series_uid)
+
+    def is_receiving(self, series_uid: str) -> bool:
+        """Whether images of a series are here that are not a job yet, because more are waited for."""
+        unheard = series_uid in self._unheard
+        return unheard or (self._desk is not None and self._desk.is_watching(series_uid))
+
+    def pulls_of(self, series_uid: str) -> list["Pull"]:
+        """The requests to fetch a series."""
+        return self._pulling.of_series(series_uid) if self._pulling is not None else []
+
+    def fetch(self, source: str, study_uid: str, series_uid: str) -> None:
+        """Ask a web source for what is not here of a series. Raises SourceUnknown, DiskFull, SpoolError."""
+        if self._pulling is None:
+            raise SourceUnknown("web_sources: the configuration has no source to fetch from")
+        self._pulling.ask(source, study_uid, series_uid)
 
     # --- what arrives -----------------------------------------------------------------------
 
@@ -171,7 +247,16 @@ class Node:
             self._asking.want(self._journey.book.study(job.job_id))
 
     def _on_stored(self, received: ReceivedInstance) -> None:
+        if received.new:
+            self._count_unheard(received.series_instance_uid, 1)
         self._handed_over.put(received)
+
+    def _count_unheard(self, series_uid: str, change: int) -> None:
+        """Images that are safe on the disk, and that the thread which decides does not know of yet."""
+        with self._unheard_guard:
+            self._unheard[series_uid] += change
+            if not self._unheard[series_uid]:
+                del self._unheard[series_uid]
 
     def _on_association_end(self, outcome: AssociationOutcome, series_uids: frozenset[str]) -> None:
         self._handed_over.put(_End(outcome, series_uids))
@@ -188,6 +273,8 @@ class Node:
             now = time.monotonic()
             if news is not None:
                 self._desk.hear(news, now)
+                if isinstance(news, ReceivedInstance) and news.new:
+                    self._count_unheard(news.series_instance_uid, -1)
             if now - looked_at >= _TICK_SECONDS:
                 self._desk.hand_in(now)
                 self._answer_requests()
@@ -225,7 +312,15 @@ class _Count:
     images: int
 
 
-_News = ReceivedInstance | _End | _Count
+@dataclass(frozen=True)
+class _Awaited:
+    """A series is not complete with fewer images than these, because they are being fetched; 0: no more."""
+
+    series_uid: str
+    images: int
+
+
+_News = ReceivedInstance | _End | _Count | _Awaited
 
 
 class _Desk:
@@ -261,6 +356,12 @@ class _Desk:
                 self._watch.association_ended(series_uids, now, released=outcome == "released")
             case _Count(series_uid, images):
                 self._watch.told(series_uid, images - self._beside(series_uid))
+            case _Awaited(series_uid, images):
+                self._watch.awaits(series_uid, images - self._beside(series_uid))
+
+    def is_watching(self, series_uid: str) -> bool:
+        """Whether a series is waited for; may be asked from any thread."""
+        return series_uid in self._watched
 
     def _arrived(self, received: ReceivedInstance, now: float) -> None:
         """Note an instance that is safe on the disk."""

@@ -17,8 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from dicomnode.errors import JobError, SpoolError
+from dicomnode.errors import JobError, JobUnknown, SpoolError
 from dicomnode.journey.order import Order, encode_record, known, read_order, read_record, study_of
+from dicomnode.journey.progress import reached
 from dicomnode.spool import Spool
 
 Status = Literal[
@@ -73,6 +74,7 @@ class DestinationState:
 class Job:
     """Where a job stands. `done` of `total` slices at `part` of the present station; 0 of 0: not counted.
 
+    `progress`, 0 to 1, never falls, and is 1 only for a job that is done.
     `dose_reports` are the SOP Instance UIDs of the dose reports that were looked at for it; `dose_remark`
     says what one that came too late contradicts.
     """
@@ -97,6 +99,7 @@ class Job:
     dose_reports: tuple[str, ...] = ()
     dose_remark: str | None = None
     queued_at: str | None = None
+    progress: float = 0.0
     updated_at: str | None = None
     finished_at: str | None = None
 
@@ -137,7 +140,7 @@ def request_retry(spool_root: Path, job_id: str) -> None:
     """Ask the node of a spool, running or not yet, to start a job again. Raises JobError, SpoolError."""
     job = next((job for job in read_jobs(spool_root) if job.job_id == job_id), None)
     if job is None:
-        raise JobError(f"there is no job {job_id} in {spool_root}; `dicomnode status` lists them")
+        raise JobUnknown(f"there is no job {job_id} in {spool_root}; `dicomnode status` lists them")
     check_again(job)
     Spool(spool_root, reserve_bytes=0).write_durably(spool_root / _REQUESTS / f"{_RETRY}{job_id}")
 
@@ -316,6 +319,17 @@ class JobBook:
                 log.error("a job is left out: %s", error)
         return None
 
+    def of_series(self, series_key: str) -> list[Job]:
+        """The newest job of each stack of a series, first stack first, without superseded ones."""
+        with self._guard:
+            stacks = [dict(jobs) for jobs in self._of_stack.get(series_key, {}).values()]
+        found = []
+        for numbers in stacks:
+            newest = [job_id for job_id, number in numbers.items() if number == max(numbers.values())]
+            jobs = sorted(map(self.job, newest), key=lambda job: (job.status != "superseded", job.queued_at))
+            found.append(jobs[-1])
+        return sorted(found, key=lambda job: self.order(job.job_id).stack_number)
+
     def superseded(self, order: Order) -> bool:
         """Whether a later generation of the same stack has been ordered."""
         with self._guard:
@@ -362,7 +376,7 @@ class JobBook:
             live = self._live.get(job_id)
             path = self._spool.work / job_id / "job.json"
             if live is None and not path.exists():
-                raise JobError(f"there is no job {job_id}; `dicomnode status` lists them")
+                raise JobUnknown(f"there is no job {job_id}; `dicomnode status` lists them")
             return live or _read_job(path)
 
     def jobs(self) -> list[Job]:
@@ -391,7 +405,7 @@ class JobBook:
             return self.update(job_id, change, durable=False)
 
     def _store(self, job: Job, durable: bool) -> Job:
-        job = replace(job, updated_at=self.now())
+        job = replace(job, updated_at=self.now(), progress=max(job.progress, _reached(job)))
         due = time.monotonic() - self._saved_at.get(job.job_id, 0.0) >= _PROGRESS_SECONDS
         if durable or due:
             self._save(job, durable)
@@ -413,6 +427,15 @@ class JobBook:
             if durable:
                 raise
             log.warning("job %s: where it stands cannot be written (%s)", job.job_id, error)
+
+
+def _reached(job: Job) -> float:
+    if job.status == "done":
+        return 1.0
+    sent, total = (sum(getattr(peer, name) for peer in job.destinations) for name in ("sent", "total"))
+    if job.station == "deliver":
+        return reached("deliver", "", sent, total)
+    return reached(job.station, job.part or "", job.done, job.total)
 
 
 def _read_job(path: Path) -> Job:

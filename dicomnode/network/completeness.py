@@ -110,6 +110,7 @@ class SeriesWatch:
     def __init__(self, settings: Completeness) -> None:
         self._settings = settings
         self._series: dict[str, _Series] = {}
+        self._awaited: dict[str, int] = {}
 
     def arrived(self, series_uid: str, arrival: Arrival) -> None:
         """Note an instance. One that comes after completion re-opens the series as its next revision.
@@ -172,6 +173,16 @@ class SeriesWatch:
         if series is not None:
             series.told.append(count)
 
+    def awaits(self, series_uid: str, count: int) -> None:
+        """Wait for a series, however long it is silent, until it holds so many images; 0: no more.
+
+        For images that this node fetches itself: it knows what it has still to fetch.
+        """
+        if count > 0:
+            self._awaited[series_uid] = count
+        else:
+            self._awaited.pop(series_uid, None)
+
     def silent(self, now: float, seconds: float) -> list[str]:
         """Return the series that are waited for and have been silent for this long."""
         return [
@@ -185,7 +196,9 @@ class SeriesWatch:
         ready = [
             (series.last_at_seconds, series_uid)
             for series_uid, series in self._series.items()
-            if not series.completed and self._due_at(series) <= now
+            if not series.completed
+            and self._due_at(series) <= now
+            and len(series.arrivals) >= self._awaited.get(series_uid, 0)
         ]
         return [self._complete(series_uid, now) for _, series_uid in sorted(ready)]
 

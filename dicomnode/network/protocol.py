@@ -8,6 +8,7 @@ import hashlib
 import logging
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, Literal
 
 from pynetdicom import _config
@@ -213,6 +214,19 @@ def accepted_contexts() -> list[PresentationContext]:
     contexts += [build_context(uid, pictures) for uid in COMPANION_IMAGE_CLASSES]
     contexts += [build_context(uid, list(UNCOMPRESSED)) for uid in COMPANION_DOCUMENT_CLASSES]
     return contexts
+
+
+@cache
+def _accepted_syntaxes() -> dict[str, frozenset[str]]:
+    return {
+        str(context.abstract_syntax): frozenset(map(str, context.transfer_syntax))
+        for context in accepted_contexts()
+    }
+
+
+def is_accepted(sop_class_uid: str, transfer_syntax_uid: str) -> bool:
+    """Whether an object of this class in this transfer syntax would be received by C-STORE."""
+    return transfer_syntax_uid in _accepted_syntaxes().get(sop_class_uid, ())
 
 
 def stored(status: int) -> bool:
