@@ -12,8 +12,8 @@ from dicomnode.journey.order import Order
 from dicomnode.node import Node
 from dicomnode.settings import Settings, Source
 from tests.archive import filled
+from tests.archives_orthanc import running_orthanc
 from tests.journey.scene import Pacs, low_dose_series, send_to, settings_for, wait_for_jobs, wait_until
-from tests.orthanc import running_orthanc
 
 pytestmark = pytest.mark.slow
 

@@ -16,9 +16,9 @@ from dicomnode.network.requestor import Patience
 from dicomnode.settings import Source
 from dicomnode.spool import Spool
 from tests.archive import filled, running_archive
+from tests.archives_orthanc import running_orthanc
 from tests.makers import make_series
 from tests.network.conftest import free_port
-from tests.orthanc import running_orthanc
 from tests.report_makers import Irradiation, make_dose_report
 
 PATIENCE = Patience(5.0, 10.0, 20.0)

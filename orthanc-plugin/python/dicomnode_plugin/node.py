@@ -1,0 +1,131 @@
+"""Talk with the node over HTTP. Only the worker's thread calls it; the token stands in no message."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from typing import Any, Mapping
+from urllib.parse import quote
+
+TIMEOUT_SECONDS = 5.0
+_LARGEST_ANSWER = 4 * 1024 * 1024
+
+FINAL = frozenset(("done", "undelivered", "refused", "held", "failed", "ignored", "superseded"))
+AGAIN = frozenset(("failed", "refused", "held", "undelivered"))
+"""States of a job that the node can be asked to try again."""
+
+
+class NodeTrouble(Exception):
+    """The node did not answer, or not as asked. `status` is 0 where there was no answer at all."""
+
+    def __init__(self, words: str, status: int = 0, retry_after_seconds: float = 0.0) -> None:
+        super().__init__(words)
+        self.status = status
+        self.retry_after_seconds = retry_after_seconds
+
+
+@dataclass(frozen=True)
+class NodeSeries:
+    """What the node says of one series; `progress` is 0 to 1, `again` are jobs that can be retried."""
+
+    state: str
+    final: bool
+    progress: float
+    words: str
+    images: int
+    rule: str | None
+    reason: str | None
+    results: tuple[str, ...]
+    again: tuple[str, ...]
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """A redirect would carry the token to somebody else."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+class NodeApi:
+    """The node's HTTP at `url`, directly: proxies of the environment are not asked."""
+
+    def __init__(self, url: str, token: str, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        self._url = url
+        self._token = token
+        self._timeout_seconds = timeout_seconds
+        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay()).open
+
+    def health(self) -> str:
+        """The version of the node. Raises NodeTrouble."""
+        return str(self._ask("GET", "/health").get("version", ""))
+
+    def series(self, uid: str) -> NodeSeries:
+        """What the node knows of a series. Raises NodeTrouble."""
+        return _read_series(self._ask("GET", f"/series/{quote(uid, safe='')}"))
+
+    def fetch(self, source: str, study_uid: str, series_uid: str) -> NodeSeries:
+        """Ask the node to fetch a series; it may be asked again. Raises NodeTrouble."""
+        wanted = {"source": source, "study_instance_uid": study_uid, "series_instance_uid": series_uid}
+        return _read_series(self._ask("POST", "/series", wanted))
+
+    def retry(self, job_id: str) -> None:
+        """Ask the node to try a job again. Raises NodeTrouble."""
+        self._ask("POST", f"/jobs/{quote(job_id, safe='')}/retry", {})
+
+    def _ask(self, method: str, path: str, body: Mapping[str, str] | None = None) -> Mapping[str, Any]:
+        request = urllib.request.Request(self._url + path, method=method)
+        if body is not None:
+            request.data = json.dumps(body).encode()
+            request.add_header("Content-Type", "application/json")
+        if self._token:
+            request.add_unredirected_header("Authorization", f"Bearer {self._token}")
+        try:
+            with self._open(request, timeout=self._timeout_seconds) as answer:
+                return _decoded(answer.read(_LARGEST_ANSWER))
+        except urllib.error.HTTPError as error:
+            with error:
+                raise _refused(error) from None
+        except urllib.error.URLError as error:
+            raise NodeTrouble(f"the node's HTTP does not answer ({error.reason})") from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise NodeTrouble(f"the node's HTTP broke off ({type(error).__name__})") from None
+
+
+def _refused(error: urllib.error.HTTPError) -> NodeTrouble:
+    told = {401: "the node refuses the token", 403: "the node refuses the token"}.get(error.code, "")
+    try:
+        told = told or str(_decoded(error.read(65536)).get("error", ""))[:300]
+    except (OSError, http.client.HTTPException, ValueError, NodeTrouble):
+        told = told or ""
+    after = str(error.headers.get("Retry-After", ""))
+    seconds = float(after) if after.isascii() and after.isdigit() and len(after) < 7 else 0.0
+    return NodeTrouble(f"{told or 'the node answered'} (HTTP {error.code})", error.code, seconds)
+
+
+def _decoded(content: bytes) -> Mapping[str, Any]:
+    told = json.loads(content or b"{}")
+    if not isinstance(told, dict):
+        raise NodeTrouble("what answers at Url is not a dicomnode")
+    return told
+
+
+def _read_series(told: Mapping[str, Any]) -> NodeSeries:
+    jobs = [job for job in told.get("jobs") or [] if isinstance(job, dict)]
+    try:
+        progress = min(1.0, max(0.0, float(told.get("progress") or 0.0)))
+        return NodeSeries(
+            state=str(told["state"]),
+            final=bool(told["final"]),
+            progress=progress,
+            words=str(told.get("words") or ""),
+            images=int(told.get("images") or 0),
+            rule=None if told.get("rule") is None else str(told["rule"]),
+            reason=None if told.get("reason") is None else str(told["reason"]),
+            results=tuple(str(uid) for uid in told.get("results") or ()),
+            again=tuple(str(job.get("job_id")) for job in jobs if job.get("status") in AGAIN),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise NodeTrouble("what answers at Url is not a dicomnode") from None

@@ -1,0 +1,165 @@
+"""The one thread that does the work. Orthanc's own threads only announce, and wake it."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from typing import Any, Callable, Iterator
+
+from .archive import Archive, ArchiveTrouble, Sdk, Series, pages
+from .desk import Desk
+from .ledger import INSTALLED_PROPERTY, Ledger
+from .settings import Settings
+
+BY_HAND = "by-hand "
+"""Before the name of a series in an announcement: somebody asked for it."""
+
+_PAGE = 100
+_MOST_ANNOUNCED = 20
+_DAY_SECONDS = 86400.0
+
+
+@dataclass
+class Sweep:
+    """The look over all series at start, for what no event told of."""
+
+    looked_at: int = 0
+    found: int = 0
+    seconds: float = 0.0
+    finished: bool = False
+
+
+class Worker:
+    """Works until `stop`; `stable_age_seconds` is after how long Orthanc calls a series stable."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        sdk: Sdk,
+        desk: Desk,
+        ledger: Ledger,
+        stable_age_seconds: float,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._settings, self._sdk, self._desk, self._ledger = settings, sdk, desk, ledger
+        self._archive = Archive(sdk)
+        self._stable_age_seconds, self._tell = stable_age_seconds, tell
+        self._later: dict[str, float] = {}
+        self._wake, self._stopping = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="dicomnode", daemon=True)
+        self.sweep = Sweep()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def announce(self, series_id: str, by_hand: bool = False) -> None:
+        """A series is stable, or was asked for. Durable when this returns; quick, from any thread."""
+        self._ledger.announce(BY_HAND + series_id if by_hand else series_id)
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Something has happened that is worth a look."""
+        self._wake.set()
+
+    def stop(self, seconds: float = 10.0) -> None:
+        """End at the next opportunity, and wait that long for it."""
+        self._stopping.set()
+        self._wake.set()
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        sweeping: Iterator[None] | None = None
+        restored = False
+        while not self._stopping.is_set():
+            self._wake.clear()
+            pause = self._settings.retry_seconds
+            try:
+                if not restored:
+                    self._desk.restore()
+                    restored, sweeping = True, self._swept()
+                pause = self._turn(sweeping)
+            except ArchiveTrouble as trouble:
+                self._tell(f"dicomnode: {trouble}; again in {pause:g} s")
+            except Exception:  # noqa: BLE001  # the thread must outlive a mistake in it; the log has it whole
+                self._tell(
+                    f"dicomnode: an error of the plugin; again in {pause:g} s\n{traceback.format_exc()}"
+                )
+            self._wake.wait(pause)
+
+    def _turn(self, sweeping: Iterator[None] | None) -> float:
+        """One round of work; after how many seconds the next is due."""
+        self._take_announced()
+        self._take_later()
+        if sweeping is not None and not self.sweep.finished:
+            next(sweeping, None)
+        pause = self._desk.work()
+        if not self.sweep.finished:
+            return 0.0
+        now = time.time()
+        return min([pause, *(max(0.05, due - now) for due in self._later.values())])
+
+    def _take_announced(self) -> None:
+        for _ in range(_MOST_ANNOUNCED):
+            taken = self._ledger.take()
+            if taken is None:
+                return
+            text, ticket = taken
+            by_hand = text.startswith(BY_HAND)
+            try:
+                self._desk.consider(text[len(BY_HAND) :] if by_hand else text, by_hand)
+            except ArchiveTrouble:
+                self._ledger.announce(text)
+                raise
+            finally:
+                self._ledger.acknowledge(ticket)
+        self._wake.set()
+
+    def _take_later(self) -> None:
+        now = time.time()
+        for series_id in [one for one, due in self._later.items() if due <= now]:
+            del self._later[series_id]
+            self._desk.consider(series_id)
+
+    # --- the sweep ------------------------------------------------------------------------
+
+    def _swept(self) -> Iterator[None]:
+        """Look at all series, a page each time: an event that was never fired is found here."""
+        began, cutoff = time.monotonic(), self._cutoff()
+        for page in pages(self._archive, _PAGE):
+            for series in page:
+                self._look(series, cutoff)
+            self.sweep.looked_at += len(page)
+            self.sweep.seconds = round(time.monotonic() - began, 3)
+            yield
+        self.sweep.finished = True
+
+    def _look(self, series: Series, cutoff: float) -> None:
+        if series.modality != "CT" or series.updated < cutoff or self._desk.is_open(series.orthanc_id):
+            return
+        record = self._archive.record(series.orthanc_id)
+        if record is not None and not record.final:
+            self.sweep.found += 1
+            self._desk.adopt(series.orthanc_id)
+        elif series.stable and (record is None or record.seen != series.fingerprint):
+            self.sweep.found += 1
+            self._later[series.orthanc_id] = series.updated + self._stable_age_seconds
+
+    def _cutoff(self) -> float:
+        """Unix time in seconds: nothing older is swept, nor what was there before the plugin was."""
+        installed = _number(self._sdk.GetGlobalProperty(INSTALLED_PROPERTY, ""))
+        if installed is None:
+            installed = time.time()
+            self._sdk.SetGlobalProperty(INSTALLED_PROPERTY, str(int(installed)))
+        return max(
+            installed - self._stable_age_seconds, time.time() - self._settings.sweep_days * _DAY_SECONDS
+        )
+
+
+def _number(text: Any) -> float | None:
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,1 @@
+"""The plugin in real Orthancs, on loopback."""
