@@ -26,7 +26,7 @@ cat > "$folder/etc/here.json" <<JSON
   "StorageDirectory" : "$folder/storage",
   "IndexDirectory" : "$folder/storage",
   "Plugins" : [ $plugins ],
-  "PythonScript" : "$top/orthanc-plugin/python/dicomnode_plugin.py",
+  "PythonScript" : "$top/orthanc-plugin/python/dicomnode_orthanc.py",
   "RemoteAccessAllowed" : false
 }
 JSON

@@ -15,7 +15,7 @@ from dicomnode.demo.pacs import NODE, DemoFailed, free_port, port_if_free
 from dicomnode.errors import DicomnodeError
 from dicomnode.settings import Destination
 
-PLUGIN: Final = Path(__file__).resolve().parents[2] / "orthanc-plugin" / "python" / "dicomnode_plugin.py"
+PLUGIN: Final = Path(__file__).resolve().parents[2] / "orthanc-plugin" / "python" / "dicomnode_orthanc.py"
 _LIBRARIES: Final = (Path("/usr/share/orthanc/plugins"), Path("/usr/local/share/orthanc/plugins"))
 _BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
 _USUAL_HTTP_PORT: Final = 8042
