@@ -1,4 +1,5 @@
 # make demo    the main job, everything embedded: real CT in, enhanced CT back in a PACS
+#              PACS=orthanc: with this machine's Orthanc and the plugin instead of the embedded PACS
 # make test    the tests, with their system peers where apt may install them
 # make check   style, types, storeys of the house
 PYTHON  ?= python3
@@ -6,11 +7,12 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 PEERS   := dcmtk dicom3tools orthanc orthanc-python orthanc-dicomweb chromium chromium-driver
 DEMO    ?=
+PACS    ?= embedded
 
 .PHONY: demo test quick check peers train clean
 
 demo: $(VENV)/.installed
-	$(BIN)/dicomnode demo $(DEMO)
+	$(BIN)/dicomnode demo --pacs $(PACS) $(DEMO)
 
 test: $(VENV)/.installed-test peers
 	$(BIN)/python -m pytest

@@ -11,6 +11,7 @@ LOW_DOSE: Final = "low-dose"
 RETURNED: Final = "pacs"
 REPORT: Final = "report.json"
 PICTURE: Final = "before-after.png"
+PAGE: Final = "orthanc-study.png"
 MADE_HERE: Final = "made-by-dicomnode-demo.json"
 """Lists what the last run made. No list in it: that run was broken off, and began with an empty room."""
 
@@ -49,8 +50,8 @@ def note_what_was_made(out: Path) -> None:
 
 
 def _in_the_way(out: Path) -> list[Path]:
-    """Every file in the two folders, and the two beside them."""
-    found = [out / REPORT, out / PICTURE]
+    """Every file in the two folders, and those beside them."""
+    found = [out / REPORT, out / PICTURE, out / PAGE]
     for folder in (out / LOW_DOSE, out / RETURNED):
         found += sorted(folder.rglob("*"))
     return [path for path in found if path.is_file() or path.is_symlink()]

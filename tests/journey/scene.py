@@ -129,8 +129,11 @@ def decoded(content: bytes):
     return data
 
 
-def settings_for(folder: Path, *pacs_ports: int, **sections: dict) -> Settings:
-    """Settings of a fast, impatient node with a destination pacs0, pacs1, ... on each port."""
+def settings_for(folder: Path, *pacs_ports: int, **sections: dict | list) -> Settings:
+    """Settings of a fast, impatient node with a destination pacs0, pacs1, ... on each port.
+
+    A section that is given adds its keys to what stands here; a list replaces it.
+    """
     peers = [
         {
             "name": f"pacs{number}",
@@ -151,7 +154,7 @@ def settings_for(folder: Path, *pacs_ports: int, **sections: dict) -> Settings:
         "quality": {"max_bias_hu": 50, "on_failure": "label"},
     }
     for name, section in sections.items():
-        values[name] = {**values.get(name, {}), **section}
+        values[name] = section if isinstance(section, list) else {**values.get(name, {}), **section}
     return Settings.model_validate(values)
 
 
