@@ -22,6 +22,7 @@ _USUAL_HTTP_PORT: Final = 8042
 """Where people look for an Orthanc; a free one is taken where something listens there."""
 _START_SECONDS: Final = 60.0
 _STABLE_AGE_SECONDS: Final = 3
+_SETTLE_SECONDS: Final = 60.0
 
 
 class OrthancMissing(DicomnodeError):
@@ -94,6 +95,24 @@ class OrthancPacs:
             name="orthanc", ae_title=self.ae_title, host="127.0.0.1", port=self.port, associations=2
         )
 
+    def settle(self) -> None:
+        """Wait until the plugin has seen the end. Raises DemoFailed."""
+        until = time.monotonic() + _SETTLE_SECONDS
+        told: dict[str, Any] = {}
+        while time.monotonic() < until:
+            states = [self._get(f"/dicomnode/series/{series}") for series in self._get("/series")]
+            told = next((state for state in states if state["state"] not in ("result", "new")), {})
+            if told.get("final"):
+                return
+            time.sleep(0.5)
+        raise DemoFailed(f"the plugin in Orthanc does not show the end: {told.get('words', 'no series')}")
+
+    def _get(self, path: str) -> Any:
+        try:
+            return self._web.get(path).raise_for_status().json()
+        except httpx.HTTPError as error:
+            raise DemoFailed(f"Orthanc does not answer {path}: {error}") from error
+
     def returned(self) -> list[Path]:
         """Fetch every instance that the node made. Raises DemoFailed."""
         paths = []
@@ -115,8 +134,7 @@ class OrthancPacs:
     @property
     def study_page(self) -> str:
         """The page of the study in Orthanc Explorer."""
-        studies = self._web.get("/studies").raise_for_status().json()
-        return f"{self.url}/app/explorer.html#study?uuid={studies[0]}"
+        return f"{self.url}/app/explorer.html#study?uuid={self._get('/studies')[0]}"
 
     def photograph(self, picture: Path) -> bool:
         """Keep a picture of the study's page; False where no browser is at hand."""

@@ -35,6 +35,9 @@ class Pacs(Protocol):
     def entrance(self, node_port: int) -> Destination:
         """Where the scanner sends to."""
 
+    def settle(self) -> None:
+        """Wait until it shows the end of the journey, with the node still there to be asked."""
+
     def returned(self) -> list[Path]:
         """What is there now besides the scan, as files."""
 
@@ -57,6 +60,9 @@ class EmbeddedPacs(Archive):
     def entrance(self, node_port: int) -> Destination:
         """The node."""
         return Destination(name="node", ae_title=NODE, host="127.0.0.1", port=node_port, associations=2)
+
+    def settle(self) -> None:
+        """Shows nothing."""
 
     def returned(self) -> list[Path]:
         """Everything it was sent: only the node sends to it."""

@@ -58,6 +58,7 @@ def travel(
         if not ended.wait(GIVE_UP_SECONDS):
             raise DemoFailed(f"the node did not finish within {GIVE_UP_SECONDS:g} seconds")
         job = node.jobs()[-1]
+        pacs.settle()
     if job.status != "done":
         raise DemoFailed(f"the series ended as {job.status} at station {job.station}: {job.reason}")
     whole = round(time.monotonic() - began, 2)
