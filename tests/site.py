@@ -22,7 +22,7 @@ from tests.network.conftest import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOYED = ROOT / "deploy" / "orthanc"
-TOKEN = "a token of this test, long enough to be one"
+TOKEN = "a-token-of-this-test-long-enough-to-be-one"
 
 
 class Site:
