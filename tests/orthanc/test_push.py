@@ -1,5 +1,6 @@
 """Orthanc sends to a real node, and the node sends the enhanced series back into the same study."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -117,16 +118,22 @@ def test_an_orthanc_killed_before_a_series_was_stable_finds_it_at_its_next_start
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["kill", "stop"])
 def test_an_orthanc_that_ends_in_the_middle_of_a_push_sends_it_to_its_end(
-    how: str, tmp_path: Path, orthanc: Orthanc, running_node: StartNode
+    how: str,
+    tmp_path: Path,
+    orthanc: Orthanc,
+    running_node: StartNode,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     node = running_node(node_settings(tmp_path, node_port(orthanc), orthanc))
     paths = make_series(tmp_path / "in", slices=40, ctdivol_mgy=1.0, effective_mas=15.0)
     with running_plugin(orthanc):
         stored = tmp_path / "spool"
         source = orthanc.upload(paths)
-        wait_until(lambda: len(list(stored.rglob("*.dcm"))) >= 3, told=orthanc.log)
-        (orthanc.kill if how == "kill" else orthanc.stop)()
-        assert len(list(stored.rglob("*.dcm"))) < 40, "in the middle of it"
+        with monkeypatch.context() as slow:
+            slow.setattr(os, "fsync", _slow_disk)
+            wait_until(lambda: len(list(stored.rglob("*.dcm"))) >= 3, told=orthanc.log)
+            (orthanc.kill if how == "kill" else orthanc.stop)()
+            assert len(list(stored.rglob("*.dcm"))) < 40, "in the middle of it"
         orthanc.start()
         told = orthanc.wait_for(source, "done", seconds=200)
         settle(3)
@@ -151,6 +158,10 @@ def test_a_restart_sends_nothing_again_that_the_node_has(
         settle(3)
         assert orthanc.jobs() == []
         assert len(orthanc.enhanced()) == 1
+
+
+def _slow_disk(_: int) -> None:
+    time.sleep(0.1)
 
 
 def _secondary(data: Dataset, _: int) -> None:
