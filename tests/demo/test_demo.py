@@ -1,6 +1,7 @@
 """The main job with its numbers: a real chest, a quarter of the dose, through sockets and back."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.uid import ExplicitVRBigEndian
 
 from dicomnode.__main__ import main
 from dicomnode.demo.acquisition import LowDoseScan, scan_again
+from dicomnode.demo.orthanc import OrthancMissing, check_orthanc
 from dicomnode.demo.room import check_room, make_room, note_what_was_made
 from dicomnode.demo.source import WHEEL, SourceUnavailable, lidc_series
 from dicomnode.dicom.dose import read_dose
@@ -64,6 +67,31 @@ def test_demo_shows_its_numbers(example: list[Path], tmp_path: Path, dciodvfy: s
     series = {dcmread(path).SeriesInstanceUID for path in returned}
     assert report["series_out"] in series
     assert report["series_in"] not in series
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_demonstration_with_a_real_orthanc(example: list[Path], tmp_path: Path) -> None:
+    try:
+        check_orthanc()
+    except OrthancMissing as error:
+        missing(str(error))
+    command = [sys.executable, "-m", "dicomnode", "demo", "--slices", "3", "--output", str(tmp_path)]
+    said = subprocess.run(
+        [*command, "--port", "0", "--pacs", "orthanc"],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert said.returncode == 0, said.stderr[-3000:] + said.stdout[-1000:]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["slices_sent"] == report["slices_returned"] == 3
+    assert report["rmse_hu"]["after"] < report["rmse_hu"]["before"]
+    assert len(list((tmp_path / "pacs").glob("*.dcm"))) == 4
+    if shutil.which("chromium"):
+        with Image.open(tmp_path / "orthanc-study.png") as page:
+            assert page.size == (1280, 900)
+            assert len(page.convert("L").getcolors()) > 50, "an empty page has a few colours"
 
 
 def again(series: CtSeries, fraction: float, folder: Path) -> LowDoseScan:
