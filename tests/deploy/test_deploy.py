@@ -51,7 +51,8 @@ def test_the_environment_of_compose_is_one_that_the_node_takes(monkeypatch: pyte
         monkeypatch.setenv(name, "0" * 64 if value.startswith("${") else value)
     settings = load_settings(DEPLOY / "orthanc" / "node.yaml")
     assert settings.destinations[0].host == settings.sources[0].host == "orthanc"
-    assert settings.web.host == "0.0.0.0" and settings.web.token
+    assert settings.web.host == "0.0.0.0"
+    assert settings.web.token
 
 
 @pytest.mark.slow
@@ -87,7 +88,8 @@ def test_the_plain_commands_start_both_and_end_both(tmp_path: Path) -> None:
 def _await(met: Callable[[], bool], process: subprocess.Popen[bytes], told: Callable[[], str]) -> None:
     deadline = time.monotonic() + 90
     while True:
-        assert process.poll() is None and time.monotonic() < deadline, told()
+        assert process.poll() is None, told()
+        assert time.monotonic() < deadline, told()
         try:
             if met():
                 return
