@@ -4,7 +4,7 @@
 PYTHON  ?= python3
 VENV    := .venv
 BIN     := $(VENV)/bin
-PEERS   := dcmtk dicom3tools orthanc
+PEERS   := dcmtk dicom3tools orthanc orthanc-dicomweb
 DEMO    ?=
 
 .PHONY: demo test quick check peers train clean
