@@ -87,8 +87,8 @@ def web_security(settings: Settings) -> Section:
         items.append(
             "To sources: HTTP Basic authentication where a username is configured; TLS where the root begins "
             "with https, with the certificate authorities of the machine. Redirects are not followed, "
-            "proxies of the environment not used, nothing compressed is unpacked, and no answer is read beyond "
-            f"`network.max_instance_mib` or {LONGEST_TIMES} times the timeout of the source."
+            "proxies of the environment not used, nothing compressed is unpacked, and no answer is read "
+            f"beyond `network.max_instance_mib` or {LONGEST_TIMES} times the timeout of the source."
         )
     if settings.web.port is not None:
         who = (
