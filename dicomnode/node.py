@@ -101,6 +101,8 @@ class Node:
             self._journey.start()
             for job in self._journey.book.jobs() if self._settings.sources else ():
                 self._want_report(job)
+            for series_key in self._journey.senders.noted():
+                self._handed_over.put(_Sender(series_key))
             self._asking.start()
             self._counting.start()
             self._start_pulling()
@@ -123,6 +125,7 @@ class Node:
                 self._on_stored,
                 told=lambda *count: self._handed_over.put(_Count(*count)),
                 awaits=lambda *count: self._handed_over.put(_Awaited(*count)),
+                has_too=self._on_sender,
             )
             self._pulling.start()
 
@@ -249,7 +252,13 @@ class Node:
     def _on_stored(self, received: ReceivedInstance) -> None:
         if received.new:
             self._count_unheard(received.series_instance_uid, 1)
+        elif self._journey is not None and self._journey.senders.came_again(received):
+            self._handed_over.put(_Sender(key(received.series_instance_uid)))
         self._handed_over.put(received)
+
+    def _on_sender(self, series_uid: str, calling_ae: str) -> None:
+        if self._journey is not None and self._journey.senders.note(series_uid, calling_ae):
+            self._handed_over.put(_Sender(key(series_uid)))
 
     def _count_unheard(self, series_uid: str, change: int) -> None:
         """Images that are safe on the disk, and that the thread which decides does not know of yet."""
@@ -320,7 +329,14 @@ class _Awaited:
     images: int
 
 
-_News = ReceivedInstance | _End | _Count | _Awaited
+@dataclass(frozen=True)
+class _Sender:
+    """A series has a further sender."""
+
+    series_key: str
+
+
+_News = ReceivedInstance | _End | _Count | _Awaited | _Sender
 
 
 class _Desk:
@@ -358,6 +374,14 @@ class _Desk:
                 self._watch.told(series_uid, images - self._beside(series_uid))
             case _Awaited(series_uid, images):
                 self._watch.awaits(series_uid, images - self._beside(series_uid))
+            case _Sender(series_key):
+                self._widen(series_key)
+
+    def _widen(self, series_key: str) -> None:
+        try:
+            self.journey.sender_came(series_key)
+        except (DicomnodeError, OSError) as error:
+            log.error("a further sender of a series cannot be looked at (%s)", type(error).__name__)
 
     def is_watching(self, series_uid: str) -> bool:
         """Whether a series is waited for; may be asked from any thread."""

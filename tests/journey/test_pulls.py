@@ -258,7 +258,11 @@ def test_two_archives_each_get_the_results_of_what_was_fetched_from_them(
             client.post("orthanc-b", two[0])
             client.wait(one[0], "done")
             client.wait(two[0], "done")
-        assert (len(a.images()), len(b.images())) == (4, 5)
+            assert (len(a.images()), len(b.images())) == (4, 5)
+            other.store(one)
+            client.post("orthanc-b", one[0])
+            wait_until(lambda: len(b.images()) == 9, told=lambda: client.get(one[0]))
+            assert len(client.get(one[0])["jobs"]) == 1, "it was enhanced once"
 
 
 def test_killed_in_the_middle_of_a_pull_it_goes_on_and_enhances_once(
