@@ -1,5 +1,6 @@
 """A source that sends something else than it was asked for: nothing of it is filed, and the rest comes."""
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.journey.scene import settings_for, wait_until
 from tests.makers import make_series
 from tests.network.test_web_archive import ORTHANC_ID, Answer, Server, says, served, told
 
+PULL = Pull("hostile", "", "", asked_at="")
 SOURCE = {"name": "hostile", "ae_title": "HOSTILE", "kind": "orthanc"}
 
 
@@ -39,7 +41,7 @@ class FakeOrthanc:
         known = list(self.files)[number]
         self.files[known] = self.files[known][0], answer
 
-    def __call__(self, head: bytes, connection) -> None:
+    def __call__(self, head: bytes, connection: socket.socket) -> None:
         path = head.split()[1].decode()
         if path == "/tools/lookup":
             answer = told([{"Type": "Series", "ID": ORTHANC_ID}])
@@ -112,7 +114,7 @@ def other_series(folder: Path) -> bytes:
     return make_series(folder / "other", slices=1, seed=5)[0].read_bytes()
 
 
-def endless(_: bytes, connection) -> None:
+def endless(_: bytes, connection: socket.socket) -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/dicom\r\n\r\n")
     while True:
         connection.send(bytes(65536))
@@ -167,7 +169,7 @@ def test_a_server_in_trouble_is_waited_for_and_nothing_left_out(tmp_path: Path, 
 
     played_with: list[FakeOrthanc] = []
     with scene(tmp_path, paths, all_broken) as played:
-        wait_until(lambda: played.pull() and "HTTP 503" in played.pull().words, 30, told=played.pull)
+        wait_until(lambda: "HTTP 503" in (played.pull() or PULL).words, 30, told=played.pull)
         for number, answer in enumerate(good):
             played_with[0].put(number, answer)
         assert played.ended() is None

@@ -60,7 +60,11 @@ def requests_of(node: Node) -> list[Path]:
 def test_only_the_token_opens_anything_but_the_health(tmp_path: Path, engine: NeedEngine) -> None:
     paths = ("/series/1.2.3", "/openapi.json", "/nothing")
     with Node(web_settings(tmp_path, token=TOKEN), engine=engine) as node:
-        wrong = ({}, {"Authorization": f"Bearer {TOKEN}x"}, {"Authorization": f"Basic {TOKEN}"})
+        wrong: tuple[dict[str, str], ...] = (
+            {},
+            {"Authorization": f"Bearer {TOKEN}x"},
+            {"Authorization": f"Basic {TOKEN}"},
+        )
         for given in (*wrong, {"Authorization": "Bearer"}, {"Authorization": "Bearer " + "x" * 9000}):
             client = client_of(node, **given)
             assert client.get("/health").json()["ae_title"] == "DICOMNODE"
@@ -168,7 +172,9 @@ def test_a_pushed_series_is_told_of_and_its_job_started_again(
         send_to(node.port, paths)
         states = [client.get(f"/series/{series_uid}").json()]
         assert (states[0]["state"], states[0]["images"]) == ("receiving", 4)
-        wait_until(lambda: states.append(client.get(f"/series/{series_uid}").json()) or states[-1]["final"])
+        while not states[-1]["final"]:
+            states.append(client.get(f"/series/{series_uid}").json())
+            assert len(states) < 20_000, states[-1]
         (job,) = wait_for_jobs(node)
         told = states[-1]
         assert (told["state"], told["images"]) == ("undelivered", 4)
