@@ -51,7 +51,7 @@ def asked(series: str = "1.2.3", **changes: str) -> dict[str, str]:
 
 
 def requests_of(node: Node) -> list[Path]:
-    return sorted((node._spool.root / "requests").glob("*"))
+    return sorted((node._spool.root / "requests").glob("pull-*"))
 
 
 # --- who may ask ------------------------------------------------------------------------------------
