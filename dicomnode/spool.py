@@ -6,6 +6,7 @@ Layout under the root, every folder 0700 and every file 0600::
     work/<job id>/                               what one job makes; renamed whole or removed
     refused/<key(series)>/                       why a series was turned away
     quarantine/<key(instance)>-<digest>.dcm      what contradicts an instance already held
+    requests/                                    what other processes and archives have asked for
     uid.key                                      the secret from which UIDs of derived objects are made
 
 `key` is the first 32 hexadecimal digits of SHA-256 of the UID: no text out of a data set ever
@@ -117,7 +118,7 @@ class Spool:
     def _remove_leftovers(self) -> int:
         removed = 0
         left = f".*{_TEMPORARY_SUFFIX}"
-        folders = (self.incoming, self.quarantined, self.refused, self.work)
+        folders = (self.incoming, self.quarantined, self.refused, self.work, self.root / "requests")
         for path in (*self.root.glob(left), *(path for folder in folders for path in folder.rglob(left))):
             path.unlink(missing_ok=True)
             removed += 1

@@ -418,3 +418,39 @@ def test_sources_make_the_node_a_user_of_queries(settings: Settings) -> None:
     assert role[1:] == ["yes", "no"]
     [role] = [row for row in rows_under(silent, "Roles") if row[0] == "Query/Retrieve"]
     assert role[1:] == ["no", "no"]
+
+
+def test_sources_that_are_fetched_from_and_the_interface_are_told_without_their_secrets() -> None:
+    plain = statement(changed())
+    assert "no `web_sources` are configured" in plain
+    assert "There are no web services." in plain
+    source = {"name": "vna", "ae_title": "VNA", "kind": "dicomweb", "url": "https://vna.example/dicom-web"}
+    orthanc = {
+        "name": "orthanc-a",
+        "ae_title": "ORTHANC-A",
+        "kind": "orthanc",
+        "url": "http://127.0.0.1:8042",
+    }
+    secrets = {"username": "hushed-user", "password": "hushed-password"}
+    web = {"host": "0.0.0.0", "port": 8080, "token": "hushed-token"}
+    told = statement(changed(web=web, web_sources=[source | secrets, orthanc]))
+    assert rows_under(told, "Web sources")[0][:3] == ["`vna`", "dicomweb", "`https://vna.example/dicom-web`"]
+    assert [row[0] for row in rows_under(told, "Requests to sources of kind")] == [
+        "Search (QIDO-RS), 10.6",
+        "Retrieve (WADO-RS), 10.4",
+    ]
+    ports = {row[0]: row[1:3] for row in rows_under(told, "Ports")}
+    assert ports["`web`"] == ["in", "8080"]
+    assert (ports["`vna`"], ports["`orthanc-a`"]) == (["out", "443"], ["out", "8042"])
+    assert "a bearer token is asked for" in told
+    assert "hushed-password" not in told
+    assert "hushed-token" not in told
+
+
+def test_a_destination_that_takes_the_results_of_some_callers_only_says_of_which() -> None:
+    peer = changed().destinations[0].model_dump() | {"callers": ["ORTHANC-A", "ORTHANC-B"]}
+    told = statement(changed(destinations=[peer]))
+    assert "came from `ORTHANC-A` or `ORTHANC-B`" in told
+    assert {row[0]: row[1] for row in rows_under(told, "Every key")}["`destinations[0].callers`"] == (
+        "`ORTHANC-A`, `ORTHANC-B`"
+    )

@@ -197,6 +197,28 @@ def test_check_explains_a_configuration_and_names_a_wrong_key(
     assert "did you mean 'port'" in capsys.readouterr().err
 
 
+def test_check_tells_of_the_http_interface_and_its_sources(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = settings_for(tmp_path, 104).model_dump(mode="json")
+    values["destinations"][0]["callers"] = ["ORTHANC-A"]
+    values["web"] = {"port": 8080, "token": "hush"}
+    url = "http://127.0.0.1:8042"
+    values["web_sources"] = [{"name": "a", "ae_title": "ORTHANC-A", "kind": "orthanc", "url": url}]
+    path = tmp_path / "node.yaml"
+    path.write_text(json.dumps(values))
+    assert main(["check", "--config", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert "http         127.0.0.1:8080, with a token" in told
+    assert "web source   a: orthanc at http://127.0.0.1:8042, counts as ORTHANC-A" in told
+    assert "of what ORTHANC-A sent" in told
+    assert "hush" not in told
+    values["web"] = {}
+    path.write_text(json.dumps(values))
+    assert main(["check", "--config", str(path)]) == 0
+    assert "nobody can ask for a series" in capsys.readouterr().out
+
+
 def test_check_tries_the_spool_and_leaves_nothing_behind(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

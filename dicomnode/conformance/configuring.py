@@ -2,6 +2,7 @@
 
 from dicomnode.conformance.document import Items, Section, code, table
 from dicomnode.conformance.facts import NOT_SHOWN, keys
+from dicomnode.conformance.web import web_configuration, web_ports, web_security
 from dicomnode.settings import ENVIRONMENT_PREFIX, Settings
 
 _NONE = "Not supported."
@@ -32,7 +33,7 @@ def configuration(settings: Settings) -> Section:
                     "what it gets.",
                 ),
             ),
-            Section("Configuration of DICOM Web Services", (_NONE,)),
+            web_configuration(settings),
             Section("Configuration of media storage services", (_NONE,)),
             Section("Configuration of Real-Time Video service", (_NONE,)),
             Section("Configuration of audit trail", (_NONE,)),
@@ -51,6 +52,7 @@ def security(settings: Settings) -> Section:
     ports += [
         (code(source.name), "out", str(source.port), "DICOM, to this source") for source in settings.sources
     ]
+    ports += web_ports(settings)
     return Section(
         "Security",
         (),
@@ -87,7 +89,7 @@ def security(settings: Settings) -> Section:
                 ),
             ),
             Section("User Identity Negotiation", ("Not supported: not proposed, and ignored where it is.",)),
-            Section("Web services security features", ("There are no web services.",)),
+            web_security(settings),
             _other_security(),
         ),
     )

@@ -13,6 +13,7 @@ from dicomnode.conformance.facts import (
     sent_to,
     uid_name,
 )
+from dicomnode.conformance.web import web_overview
 from dicomnode.network import protocol
 from dicomnode.settings import Destination, Settings
 
@@ -36,7 +37,7 @@ def overview(settings: Settings) -> Section:
         (
             Section("Content and transfer", (_content(settings),)),
             Section("DIMSE services", (_services(settings),)),
-            Section("DICOM Web Services", (none,)),
+            web_overview(settings),
             Section("Media services", (none,)),
             Section("Real-Time Video service", (none,)),
             Section(

@@ -13,6 +13,7 @@ from dicomnode.conformance.facts import (
     uid_name,
 )
 from dicomnode.conformance.querying import query_service
+from dicomnode.conformance.web import web_services
 from dicomnode.dicom.admission import PROJECTION_GROUPS
 from dicomnode.dicom.dose import DoseSource
 from dicomnode.dicom.projection_tags import CREATORS, PROJECTION_TAGS
@@ -68,7 +69,7 @@ def services(settings: Settings) -> Section:
                 ),
             ),
             Section("DIMSE services", (), dimse),
-            Section("DICOM Web Services", (_NOT,)),
+            web_services(settings),
             Section("Media services", (_NOT,)),
             Section("Real-Time Video services", (_NOT,)),
             _rules(settings),

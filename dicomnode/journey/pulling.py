@@ -94,7 +94,8 @@ class Pulling:
 
     `came` is called, in a thread of this, with each instance that is safe on the disk; `told` with a series
     and the number of its images whenever a source has listed them all and nothing is missing; `awaits` with
-    a series and the number of images that it is not complete without, 0 for no such number.
+    a series and the number of images that it is not complete without, 0 for no such number; `has_too` with a
+    series of which images were held already that a source has, too, and its AE title.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Pulling:
         came: Callable[[ReceivedInstance], None],
         told: Callable[[str, int], None],
         awaits: Callable[[str, int], None],
+        has_too: Callable[[str, str], None] = lambda series_uid, ae_title: None,
     ) -> None:
         self._settings = settings
         self._spool = spool
@@ -114,6 +116,7 @@ class Pulling:
         self._came = came
         self._told = told
         self._awaits = awaits
+        self._has_too = has_too
         self._sources = {source.name: source for source in settings.web_sources}
         self._guard = threading.RLock()
         self._stopping = threading.Event()
@@ -237,6 +240,8 @@ class Pulling:
             )
             self._save(subject)
             self._say_awaited(series_uid)
+            if before < 0 and len(missing) < len(listed):
+                self._has_too(series_uid, self._sources[source].ae_title)
             if not missing and len(listed) == before:
                 for _ in range(2):  # as often as it was listed, with nothing new in between
                     self._told(series_uid, len(listed) - pull.not_received)

@@ -1,10 +1,18 @@
 """Who gets a result: destinations choose by the calling AE titles that the images came from."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dicomnode.journey.delivery import Delivery
-from dicomnode.journey.job import ARRIVED, Job, JobBook, sending
-from dicomnode.journey.order import senders_of
+from dicomnode.journey.job import (
+    ARRIVED,
+    DestinationState,
+    Job,
+    JobBook,
+    sending,
+)
+from dicomnode.journey.order import Order
+from dicomnode.journey.senders import Senders
 from dicomnode.settings import Destination, Settings
 from dicomnode.spool import Spool
 
@@ -14,16 +22,27 @@ class Recipients:
 
     def __init__(self, settings: Settings, spool: Spool, book: JobBook) -> None:
         self._settings = settings
-        self._spool = spool
         self._book = book
+        self.senders = Senders(spool)
 
     def opened(self, job_id: str) -> Job:
         """Note which destinations get a result that is written, and return its job. Idempotent."""
-        order = self._book.order(job_id)
-        senders = order.senders or senders_of(self._spool.incoming / order.series_key, order.files)
-        names = [peer.name for peer in self._settings.destinations if peer.wants(senders)]
+        senders = self.senders.of(self._book.order(job_id))
         nobody = _nobody(senders) if self._settings.destinations else ""
-        return self._book.update(job_id, lambda job: sending(job, names, nobody))
+        return self._book.update(job_id, lambda job: sending(job, self._names(senders), nobody))
+
+    def widened(self, order: Order) -> Job | None:
+        """The job of a result that more destinations get than were noted, now that another sender of its
+        images is known; None where there are no more, or the result is not written yet."""
+        job = self._book.job(order.job_id)
+        names = self._names(self.senders.of(order))
+        more = [DestinationState(name) for name in names if job.destination(name) is None]
+        if not more or job.status not in ("sending", "done", "undelivered"):
+            return None
+        return self._book.update(order.job_id, lambda job: _with_more(job, more))
+
+    def _names(self, senders: Sequence[str]) -> list[str]:
+        return [peer.name for peer in self._settings.destinations if peer.wants(senders)]
 
     def named(self, name: str) -> Destination | None:
         """A destination of the present configuration."""
@@ -40,6 +59,12 @@ class Recipients:
         job = self._book.job(job_id)
         state = job.destination(name)
         return not job.final and state is not None and state.sent > 0 and state.state not in ARRIVED
+
+
+def _with_more(job: Job, more: Sequence[DestinationState]) -> Job:
+    """A written result that further destinations get."""
+    destinations = (*job.destinations, *more)
+    return replace(job, status="sending", reason=None, finished_at=None, destinations=destinations)
 
 
 def _nobody(senders: Sequence[str]) -> str:

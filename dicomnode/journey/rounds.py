@@ -30,6 +30,7 @@ class Rounds(Generic[Subject]):
         self._due: dict[Subject, tuple[float, int]] = {}
         self._guard = threading.Lock()
         self._stopping = threading.Event()
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -39,6 +40,7 @@ class Rounds(Generic[Subject]):
     def stop(self, grace_seconds: float) -> bool:
         """Ask no more; whether the thread has come to rest."""
         self._stopping.set()
+        self._wake.set()
         if self._thread.is_alive():
             self._thread.join(timeout=grace_seconds)
         return not self._thread.is_alive()
@@ -47,6 +49,7 @@ class Rounds(Generic[Subject]):
         """Ask about this at once, and again later; what is asked about already stays as it is."""
         with self._guard:
             self._due.setdefault(subject, (time.monotonic(), 0))
+        self._wake.set()
 
     def enough(self, subject: Subject) -> None:
         """Ask about this no more."""
@@ -54,7 +57,9 @@ class Rounds(Generic[Subject]):
             self._due.pop(subject, None)
 
     def _run(self) -> None:
-        while not self._stopping.wait(_TICK_SECONDS):
+        while not self._stopping.is_set():
+            self._wake.wait(_TICK_SECONDS)
+            self._wake.clear()
             now = time.monotonic()
             with self._guard:
                 due = [subject for subject, (due_at, _) in self._due.items() if due_at <= now]

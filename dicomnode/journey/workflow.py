@@ -79,6 +79,7 @@ class Journey:
         self._stations = Stations(settings, spool, engine, self.reports)
         self.book = JobBook(spool, observe)
         self._recipients = Recipients(settings, spool, self.book)
+        self.senders = self._recipients.senders
         self.late = LateReports(self.reports, self.book, self._stations)
         self._durable = Durable(settings)
         self._stopping = threading.Event()
@@ -143,6 +144,13 @@ class Journey:
         self.reports.add(study_uid, sop_instance_uid, path)
         for job_id in self.book.of_study(study_uid):
             self._weigh_reports(job_id)
+
+    def sender_came(self, series_key: str) -> None:
+        """Send the results of a series also to those who take what its further senders sent; idempotent."""
+        for order in self.book.latest(series_key):
+            job = self._recipients.widened(order)
+            if job is not None:
+                self._queue_open_deliveries(job)
 
     def _weigh_reports(self, job_id: str) -> None:
         """Start a series again whose dose a report has made known since; idempotent."""

@@ -46,7 +46,8 @@ class Door:
             await send(message)
 
         try:
-            await self._inside(scope, _Bounded(receive), noted)
+            body = await _body(receive)
+            await self._inside(scope, _Replayed(body, receive), noted)
         except _TooMuch:
             told = 413, f"a request has at most {MOST_BODY_BYTES} bytes"
         except TimeoutError:
@@ -81,24 +82,31 @@ class _TooMuch(Exception):
     """A body without its length, and longer than any request."""
 
 
-class _Bounded:
-    """Hands over the body of one request, up to a size and for a time."""
+async def _body(receive: Receive) -> bytes:
+    """The body of one request, up to a size and for a time."""
+    body, more = b"", True
+    async with asyncio.timeout(BODY_SECONDS):
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = bool(message.get("more_body"))
+            if len(body) > MOST_BODY_BYTES:
+                raise _TooMuch
+    return body
 
-    def __init__(self, receive: Receive) -> None:
+
+class _Replayed:
+    """Hands over a body that has come; afterwards only that the client has gone can still be told."""
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self._body: bytes | None = body
         self._receive = receive
-        self._bytes = 0
-        self._more = True
 
     async def __call__(self) -> Message:
-        if not self._more:  # only that the client has gone can still be told
+        if self._body is None:
             return await self._receive()
-        async with asyncio.timeout(BODY_SECONDS):
-            message = await self._receive()
-        self._more = bool(message.get("more_body"))
-        self._bytes += len(message.get("body", b""))
-        if self._bytes > MOST_BODY_BYTES:
-            raise _TooMuch
-        return message
+        body, self._body = self._body, None
+        return {"type": "http.request", "body": body, "more_body": False}
 
 
 async def _answer(send: Send, status: int, words: str) -> None:

@@ -96,3 +96,39 @@ def test_an_order_of_an_earlier_version_asks_the_files_who_sent_them(
             node.retry(job.job_id)
             wait_until(lambda: node.jobs()[0].final, told=node.jobs)
         assert len(a.images()) == 4
+
+
+def test_what_both_have_sent_goes_to_both_also_when_the_second_comes_after_the_result(
+    tmp_path: Path, engine: NeedEngine
+) -> None:
+    paths = low_dose_series(tmp_path / "in", slices=4)
+    with Pacs() as a, Pacs() as b:
+        settings = two_archives(tmp_path, a, b)
+        with Node(settings, engine=engine) as node:
+            send_as("ORTHANC-A", node.port, paths)
+            wait_for_jobs(node)
+            send_as("ORTHANC-A", node.port, paths)
+            assert (len(a.images()), len(b.images())) == (4, 0)
+            send_as("ORTHANC-B", node.port, paths)
+            wait_until(lambda: len(b.images()) == 4, told=node.jobs)
+            (job,) = wait_for_jobs(node)
+        assert job.status == "done"
+        assert [state.name for state in job.destinations] == ["pacs0", "pacs1"]
+        assert a.kept() == b.kept(), "the same result"
+        assert len(a.asked) == len(a.kept()), "nothing was sent twice"
+
+
+def test_a_second_sender_is_known_after_a_crash_before_anybody_was_told(
+    tmp_path: Path, engine: NeedEngine
+) -> None:
+    paths = low_dose_series(tmp_path / "in", slices=4)
+    with Pacs() as a, Pacs() as b:
+        settings = two_archives(tmp_path, a, b)
+        with Node(settings, engine=engine) as node:
+            send_as("ORTHANC-A", node.port, paths)
+            wait_for_jobs(node)
+            node._stopping.set()  # the thread that decides is gone; the receiver still answers
+            node._thread.join()
+            send_as("ORTHANC-B", node.port, paths[:1])
+        with Node(settings, engine=engine) as node:
+            wait_until(lambda: len(b.images()) == 4, told=node.jobs)

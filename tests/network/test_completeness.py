@@ -380,3 +380,23 @@ def test_several_objects_without_concatenation_are_judged_by_their_numbers():
     objects = [Arrival(f"1.6.{number}", number, None, 0.0, frames=10) for number in (1, 2)]
     assert judge(objects).evidence == "closed"
     assert judge([objects[0], Arrival("1.6.9", 4, None, 0.0, frames=10)]).evidence == "gap"
+
+
+def test_a_series_that_is_being_fetched_waits_for_its_last_image_however_long_it_takes():
+    watch = SeriesWatch(Completeness(closed_seconds=1, quiet_seconds=2, give_up_seconds=3))
+    for number in range(1, 4):
+        watch.arrived("1.2", Arrival(f"1.2.{number}", number, None, 0.0))
+    watch.awaits("1.2", 5)
+    watch.awaits("1.3", 5)
+    assert watch.due(1e6) == [], "a series of which nothing has come is none, either"
+    watch.arrived("1.2", Arrival("1.2.4", 4, None, 1e6))
+    watch.awaits("1.2", 4)
+    watch.told("1.2", 4)
+    watch.told("1.2", 4)
+    (complete,) = watch.due(1e6 + 1)
+    assert (complete.confidence, complete.instances) == ("closed", 4)
+    watch.arrived("1.2", Arrival("1.2.5", 5, None, 1e6 + 5))
+    watch.awaits("1.2", 6)
+    assert watch.due(2e6) == []
+    watch.awaits("1.2", 0)
+    assert [one.revision for one in watch.due(2e6)] == [1]
