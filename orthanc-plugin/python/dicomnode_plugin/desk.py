@@ -45,7 +45,7 @@ class Desk:
         self._tell, self._clock = tell, clock
         self._open: dict[str, Record] = {}
         self._asked: dict[str, float] = {}
-        self._node_failures, self._node_due = 0, 0.0
+        self._node_failures, self._node_due, self._health_due = 0, 0.0, 0.0
         self.last_error: tuple[float, str] | None = None
         self.node_words = "" if node else "no Url is given: progress cannot be seen"
         self.node_reachable: bool | None = None
@@ -273,6 +273,8 @@ class Desk:
             return
         following = sorted(self._in(phases.FOLLOWING), key=lambda one: self._asked.get(one, 0.0))
         for series_id in following[:_MOST_A_TURN]:
+            if now - self._asked.get(series_id, 0.0) < 0.9 * POLL_SECONDS:
+                return
             series = self._archive.series(series_id)
             if series is None:
                 self._forget(series_id)
@@ -302,25 +304,25 @@ class Desk:
                 series.orthanc_id, record.but(state=told.state, words=words, progress=progress, again=False)
             )
         elif told.state == "done":
-            self._done(series, record, told, words)
+            self._done(series, record, told)
         else:
             ended = record.but(phase=phases.REST, state=told.state, words=told.reason or words, again=False)
             self._note(f"series {series.orthanc_id}: {told.state}: {ended.words}")
             self._keep(series.orthanc_id, ended)
 
-    def _done(self, series: Series, record: Record, told: NodeSeries, words: str) -> None:
+    def _done(self, series: Series, record: Record, told: NodeSeries) -> None:
         found = [one for uid in told.results for one in self._archive.lookup_series(uid)]
         began = record.since if record.state == "done" else self._clock()
         record = record.but(state="done", since=began)
         if len(found) < len(told.results) and self._clock() - began < ARRIVAL_SECONDS:
-            self._keep(series.orthanc_id, record.but(words="done; the result is on its way"))
+            self._keep(series.orthanc_id, record.but(words="the result is on its way"))
             return
         for one in found:
             self._archive.mark_result(one, series.orthanc_id)
             self._archive.set_stable(one)
-        words = words if found else "done; its result has not come into this Orthanc"
+        words = "the enhanced series is here" if found else "its result has not come into this Orthanc"
         results = tuple(dict.fromkeys((*record.results, *found)))
-        ended = record.but(phase=phases.REST, words=words or "done", results=results, again=False)
+        ended = record.but(phase=phases.REST, words=words, results=results, again=False)
         self._keep(series.orthanc_id, ended.but(progress=1.0))
 
     def _lost(self, series: Series, record: Record) -> None:
@@ -334,11 +336,9 @@ class Desk:
 
     def _check_health(self) -> None:
         now = self._clock()
-        if self._node is None or now < self._node_due:
+        if self._node is None or now < max(self._node_due, self._health_due):
             return
-        self._node_due = now + (POLL_SECONDS if self._in(phases.FOLLOWING) else _HEALTH_SECONDS)
-        if self._in(phases.FOLLOWING) and self.node_reachable:
-            return
+        self._health_due = now + _HEALTH_SECONDS
         try:
             self._node.health()
         except NodeTrouble as trouble:
@@ -347,7 +347,7 @@ class Desk:
             self._node_answers()
 
     def _node_answers(self) -> None:
-        back = self.node_reachable is False
+        back = self._node_failures > 0
         self.node_reachable, self.node_words, self._node_failures = True, "", 0
         if back:
             self._hurry()
@@ -355,7 +355,7 @@ class Desk:
     def _node_fails(self, trouble: NodeTrouble) -> None:
         self._node_failures += 1
         pause = min(_HEALTH_SECONDS, self._settings.pause_seconds(self._node_failures))
-        self._node_due = self._clock() + pause
+        self._node_due, self._health_due = self._clock() + pause, 0.0
         self.node_reachable, self.node_words = trouble.status != 0, str(trouble)
         self._note(str(trouble))
 
