@@ -85,7 +85,7 @@ def test_the_way_to_the_node_takes_little_longer_than_storescu(
 
 
 def _stable_at(orthanc: Orthanc, series_id: str) -> float:
-    """When Orthanc's event fired, Unix time in seconds: a Lua script beside the plugin writes it to the log."""
+    """When Orthanc's event fired, in Unix seconds: a Lua script beside the plugin writes it to the log."""
     (line,) = [one for one in orthanc.log().splitlines() if f"stable {series_id}" in one]
     day, clock = line[1:].split()[:2]
     moment = datetime.strptime(f"{datetime.now().year}{day} {clock}", "%Y%m%d %H:%M:%S.%f")

@@ -209,7 +209,11 @@ class Desk:
         try:
             self._node.fetch(self._settings.source, self._archive.study_uid(series), series.uid)
         except NodeTrouble as trouble:
-            self._failed(series.orthanc_id, record, str(trouble), trouble.retry_after_seconds)
+            if trouble.status == 422:  # malformed UIDs do not get better
+                ended = record.but(phase=phases.REST, state="failed", words=str(trouble))
+                self._keep(series.orthanc_id, ended)
+            else:
+                self._failed(series.orthanc_id, record, str(trouble), trouble.retry_after_seconds)
             return
         self._node_answers()
         words = "the node was asked to fetch the images"
@@ -283,6 +287,7 @@ class Desk:
             try:
                 told = self._node.series(series.uid)
             except NodeTrouble as trouble:
+                self._keep(series_id, self._open[series_id].but(words=str(trouble)))
                 self._node_fails(trouble)
                 return
             self._node_answers()
