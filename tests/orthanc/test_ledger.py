@@ -1,6 +1,9 @@
 """One contract for both ways of keeping what is still to do."""
 
+from typing import cast
+
 import pytest
+from dicomnode_plugin.archive import Archive, Sdk
 from dicomnode_plugin.ledger import Ledger, PropertyLedger, QueueLedger, make_ledger
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,6 +82,22 @@ def test_what_is_under_way_outlives_the_process(sdk: type[OldSdk]) -> None:
     before.close("never opened")
     assert before.opened() == ("a", "b")
     assert make_ledger(sdk(database)).opened() == ("a", "b")
+
+
+def test_a_result_counts_as_stable_at_once_where_orthanc_can() -> None:
+    told: list[tuple[str, int]] = []
+
+    class Newer(NewSdk):
+        class StableStatus:
+            STABLE, UNSTABLE = 0, 1
+
+        def SetStableStatus(self, resource_id: str, stable_status: int) -> tuple[int, int]:
+            told.append((resource_id, stable_status))
+            return 0, 1
+
+    for sdk in (OldSdk, NewSdk, Newer):
+        Archive(cast("Sdk", sdk(Database()))).set_stable("a-b")
+    assert told == [("a-b", 0)]
 
 
 def test_broken_properties_are_an_empty_ledger() -> None:

@@ -44,7 +44,7 @@ def test_the_node_fetches_a_series_and_its_progress_is_seen(
     with answering(contract) as url:
         orthanc.configuration["DicomNode"] = pulling(url)
         with running_plugin(orthanc):
-            paths = low_dose_series(tmp_path / "in", slices=10, side=128)
+            paths = low_dose_series(tmp_path / "in", slices=10, side=96)
             source = orthanc.upload(paths[:9])
             seen: list[tuple[str, float]] = []
 

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import dcmread
@@ -180,7 +181,7 @@ def test_what_the_node_would_refuse_is_not_sent_and_says_why_and_can_be_sent_by_
     tmp_path: Path, orthanc: Orthanc
 ) -> None:
     """No node: what would be sent fails, and so is told apart."""
-    makers = {
+    makers: dict[str, dict[str, Any]] = {
         "localizer": {"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")},
         "not-axial": {"change": _secondary},
         "burned-in-text": {"change": _burned},

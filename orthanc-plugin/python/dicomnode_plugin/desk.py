@@ -45,7 +45,7 @@ class Desk:
         self._tell, self._clock = tell, clock
         self._open: dict[str, Record] = {}
         self._asked: dict[str, float] = {}
-        self._node_failures, self._node_due = 0, 0.0
+        self._node_failures, self._node_due, self._health_due = 0, 0.0, 0.0
         self.last_error: tuple[float, str] | None = None
         self.node_words = "" if node else "no Url is given: progress cannot be seen"
         self.node_reachable: bool | None = None
@@ -209,7 +209,11 @@ class Desk:
         try:
             self._node.fetch(self._settings.source, self._archive.study_uid(series), series.uid)
         except NodeTrouble as trouble:
-            self._failed(series.orthanc_id, record, str(trouble), trouble.retry_after_seconds)
+            if trouble.status == 422:  # malformed UIDs do not get better
+                ended = record.but(phase=phases.REST, state="failed", words=str(trouble))
+                self._keep(series.orthanc_id, ended)
+            else:
+                self._failed(series.orthanc_id, record, str(trouble), trouble.retry_after_seconds)
             return
         self._node_answers()
         words = "the node was asked to fetch the images"
@@ -273,6 +277,8 @@ class Desk:
             return
         following = sorted(self._in(phases.FOLLOWING), key=lambda one: self._asked.get(one, 0.0))
         for series_id in following[:_MOST_A_TURN]:
+            if now - self._asked.get(series_id, 0.0) < 0.9 * POLL_SECONDS:
+                return
             series = self._archive.series(series_id)
             if series is None:
                 self._forget(series_id)
@@ -281,6 +287,7 @@ class Desk:
             try:
                 told = self._node.series(series.uid)
             except NodeTrouble as trouble:
+                self._keep(series_id, self._open[series_id].but(words=str(trouble)))
                 self._node_fails(trouble)
                 return
             self._node_answers()
@@ -302,25 +309,25 @@ class Desk:
                 series.orthanc_id, record.but(state=told.state, words=words, progress=progress, again=False)
             )
         elif told.state == "done":
-            self._done(series, record, told, words)
+            self._done(series, record, told)
         else:
             ended = record.but(phase=phases.REST, state=told.state, words=told.reason or words, again=False)
             self._note(f"series {series.orthanc_id}: {told.state}: {ended.words}")
             self._keep(series.orthanc_id, ended)
 
-    def _done(self, series: Series, record: Record, told: NodeSeries, words: str) -> None:
+    def _done(self, series: Series, record: Record, told: NodeSeries) -> None:
         found = [one for uid in told.results for one in self._archive.lookup_series(uid)]
         began = record.since if record.state == "done" else self._clock()
         record = record.but(state="done", since=began)
         if len(found) < len(told.results) and self._clock() - began < ARRIVAL_SECONDS:
-            self._keep(series.orthanc_id, record.but(words="done; the result is on its way"))
+            self._keep(series.orthanc_id, record.but(words="the result is on its way"))
             return
         for one in found:
             self._archive.mark_result(one, series.orthanc_id)
             self._archive.set_stable(one)
-        words = words if found else "done; its result has not come into this Orthanc"
+        words = "the enhanced series is here" if found else "its result has not come into this Orthanc"
         results = tuple(dict.fromkeys((*record.results, *found)))
-        ended = record.but(phase=phases.REST, words=words or "done", results=results, again=False)
+        ended = record.but(phase=phases.REST, words=words, results=results, again=False)
         self._keep(series.orthanc_id, ended.but(progress=1.0))
 
     def _lost(self, series: Series, record: Record) -> None:
@@ -334,11 +341,9 @@ class Desk:
 
     def _check_health(self) -> None:
         now = self._clock()
-        if self._node is None or now < self._node_due:
+        if self._node is None or now < max(self._node_due, self._health_due):
             return
-        self._node_due = now + (POLL_SECONDS if self._in(phases.FOLLOWING) else _HEALTH_SECONDS)
-        if self._in(phases.FOLLOWING) and self.node_reachable:
-            return
+        self._health_due = now + _HEALTH_SECONDS
         try:
             self._node.health()
         except NodeTrouble as trouble:
@@ -347,7 +352,7 @@ class Desk:
             self._node_answers()
 
     def _node_answers(self) -> None:
-        back = self.node_reachable is False
+        back = self._node_failures > 0
         self.node_reachable, self.node_words, self._node_failures = True, "", 0
         if back:
             self._hurry()
@@ -355,7 +360,7 @@ class Desk:
     def _node_fails(self, trouble: NodeTrouble) -> None:
         self._node_failures += 1
         pause = min(_HEALTH_SECONDS, self._settings.pause_seconds(self._node_failures))
-        self._node_due = self._clock() + pause
+        self._node_due, self._health_due = self._clock() + pause, 0.0
         self.node_reachable, self.node_words = trouble.status != 0, str(trouble)
         self._note(str(trouble))
 

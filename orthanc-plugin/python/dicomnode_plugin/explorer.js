@@ -10,7 +10,13 @@
   }
 
   function link(id, words) {
-    return $('<a>').attr('href', '#series?uuid=' + encodeURIComponent(id)).text(words);
+    var page = '#series?uuid=' + encodeURIComponent(id);
+    return $('<a>').attr('href', page).attr('data-ajax', 'false').text(words).click(function () {
+      // jQuery Mobile does not leave the page of a series for the page of a series
+      window.location.assign('explorer.html' + page);
+      window.location.reload();
+      return false;
+    });
   }
 
   // One line: name, button, bar, words, results. `id` is Orthanc's name of the series.

@@ -17,7 +17,7 @@ BY_HAND = "by-hand "
 """Before the name of a series in an announcement: somebody asked for it."""
 
 _PAGE = 100
-_MOST_ANNOUNCED = 20
+_MOST_A_TURN = 20
 _DAY_SECONDS = 86400.0
 
 
@@ -47,6 +47,7 @@ class Worker:
         self._archive = Archive(sdk)
         self._stable_age_seconds, self._tell = stable_age_seconds, tell
         self._later: dict[str, float] = {}
+        self._sweeping: Iterator[None] | None = None
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="dicomnode", daemon=True)
         self.sweep = Sweep()
@@ -71,7 +72,6 @@ class Worker:
         self._thread.join(seconds)
 
     def _run(self) -> None:
-        sweeping: Iterator[None] | None = None
         restored = False
         while not self._stopping.is_set():
             self._wake.clear()
@@ -79,8 +79,8 @@ class Worker:
             try:
                 if not restored:
                     self._desk.restore()
-                    restored, sweeping = True, self._swept()
-                pause = self._turn(sweeping)
+                    restored = True
+                pause = self._turn()
             except ArchiveTrouble as trouble:
                 self._tell(f"dicomnode: {trouble}; again in {pause:g} s")
             except Exception:  # noqa: BLE001  # the thread must outlive a mistake in it; the log has it whole
@@ -89,12 +89,12 @@ class Worker:
                 )
             self._wake.wait(pause)
 
-    def _turn(self, sweeping: Iterator[None] | None) -> float:
+    def _turn(self) -> float:
         """One round of work; after how many seconds the next is due."""
         self._take_announced()
         self._take_later()
-        if sweeping is not None and not self.sweep.finished:
-            next(sweeping, None)
+        if not self.sweep.finished:
+            self._sweep_on()
         pause = self._desk.work()
         if not self.sweep.finished:
             return 0.0
@@ -102,7 +102,7 @@ class Worker:
         return min([pause, *(max(0.05, due - now) for due in self._later.values())])
 
     def _take_announced(self) -> None:
-        for _ in range(_MOST_ANNOUNCED):
+        for _ in range(_MOST_A_TURN):
             taken = self._ledger.take()
             if taken is None:
                 return
@@ -119,15 +119,24 @@ class Worker:
 
     def _take_later(self) -> None:
         now = time.time()
-        for series_id in [one for one, due in self._later.items() if due <= now]:
-            del self._later[series_id]
+        due = [one for one, moment in self._later.items() if moment <= now]
+        for series_id in due[:_MOST_A_TURN]:
+            self._later[series_id] = now + self._settings.retry_seconds
             self._desk.consider(series_id)
+            del self._later[series_id]
 
     # --- the sweep ------------------------------------------------------------------------
+
+    def _sweep_on(self) -> None:
+        """One page more; an error leaves nothing behind, and it begins anew."""
+        sweeping, self._sweeping = self._sweeping or self._swept(), None
+        next(sweeping, None)
+        self._sweeping = sweeping
 
     def _swept(self) -> Iterator[None]:
         """Look at all series, a page each time: an event that was never fired is found here."""
         began, cutoff = time.monotonic(), self._cutoff()
+        self.sweep.looked_at = self.sweep.found = 0
         for page in pages(self._archive, _PAGE):
             for series in page:
                 self._look(series, cutoff)
