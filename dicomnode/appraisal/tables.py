@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from dicomnode.appraisal import guard
 from dicomnode.appraisal.cases import FULL, PAIRS, RAYS
 from dicomnode.appraisal.inserts import BARS_PER_CM, DISCS, DOT_MM, EDGE_MM
 from dicomnode.appraisal.report import Report
@@ -177,9 +178,10 @@ def _told(group: dict[str, Any]) -> str:
 
 def _measured_on(report: Report) -> str:
     lines = [
+        *(f"{warning}\n" for warning in guard.warnings(report["guard"])),
         f"Model {report['model']['id']}, version {report['model']['version']}, weights "
         f"{report['model']['weights_sha256'][:12]}; dicomnode {report['dicomnode']}; seed {report['seed']}; "
-        f"{report['seconds'] / 60:.0f} minutes."
+        f"{report['seconds'] / 60:.0f} minutes.",
     ]
     for one in report["series"]:
         judged = ", ".join(f"{first + 1} to {last}" for first, last in one["judged"])
@@ -190,6 +192,7 @@ def _measured_on(report: Report) -> str:
         )
     if pairs := [group for group in report["groups"] if group["dose"] == PAIRS]:
         lines.append(f"* real pairs: {sum(group['slices'] for group in pairs)} slices")
+    lines += [f"* {line}" for line in guard.compared(report["guard"])]
     lines.append(f"* command: `{report['command']}`")
     lines.append("* trained on: " + "; ".join(report["trained_on"]))
     lines += [
