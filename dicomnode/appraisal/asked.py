@@ -120,7 +120,7 @@ def open_all(arguments: argparse.Namespace, engine: NeedEngine, beside: Mapping[
     pairs = match_pairs(*arguments.pairs) if arguments.pairs else []
     judged = [guard.of_series(f, one.series) for f, one in zip(arguments.series, series, strict=True)]
     if pairs:
-        judged += pairs_seen(*arguments.pairs, pairs)
+        judged += pairs_seen(pairs, *arguments.pairs)
     checked = guard.check(judged, {engine.card.id: engine.card.seen, **beside}, arguments.seen)
     return Opened(arguments, engine, series, pair_cases(pairs, engine, inserts, seed), checked)
 

@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console()
     pairs = match_pairs(arguments.low, arguments.full)
     engine = load_engine(arguments.models, arguments.model, arguments.device)
-    its = pairs_seen(arguments.low, arguments.full, pairs)
+    its = pairs_seen(pairs, arguments.low, arguments.full)
     checked = guard.check(its, {engine.card.id: engine.card.seen}, arguments.seen)
     scores = [score(pair, engine) for pair in track(pairs, "pairs", console=console)]
     report = {"guard": checked.report, **summarise(scores)}
@@ -109,7 +109,7 @@ def match_pairs(low: Path, full: Path) -> list[Pair]:
     return pairs
 
 
-def pairs_seen(low: Path, full: Path, pairs: Sequence[Pair]) -> list[tuple[str, Seen]]:
+def pairs_seen(pairs: Sequence[Pair], low: Path, full: Path) -> list[tuple[str, Seen]]:
     """For `guard.check`: both sides of the pairs, or the one folder that holds both."""
     sides = {low: [pair.low for pair in pairs]}
     sides[full] = [*sides.get(full, []), *(pair.full for pair in pairs)]

@@ -69,7 +69,7 @@ def quickest(report: Report, mode: str) -> str:
     def enough(name: str) -> bool:
         return all(g["passes"][name]["over_full_db"] >= -report["most_lost_db"] for g in groups)
 
-    names = [name for name in groups[0]["passes"] if name != "input" and enough(name)]
+    names: list[str] = [name for name in groups[0]["passes"] if name != "input" and enough(name)]
     return min(names, key=lambda name: sum(g["passes"][name]["seconds_per_slice"] for g in groups))
 
 

@@ -15,6 +15,8 @@ from dicomnode.errors import TrainingError
 from dicomnode.learning.corpus import NOTE, load_slices, note_seen, read_all, read_slices, refuse_held_out
 from dicomnode.learning.recipe import Corpus, Source
 
+WIDTH = 64
+"""Of a line of digests: one of a UID, several of slices. The last begins before this column."""
 MOST_OF_A_SERIES = 8
 """Slices of a held-out series that are named: a copy is known by any of them."""
 
@@ -73,12 +75,13 @@ def note_in_card(folder: Path, corpus: Corpus) -> Seen:
 def held_out_text(folders: Sequence[Path]) -> str:
     """What `corpus.held_out` takes for the scans in these folders, an item each, as YAML."""
     items = [{"name": folder.name, **_few_of(folder).model_dump(mode="json")} for folder in folders]
-    text: str = yaml.safe_dump(items, sort_keys=False, width=110, default_flow_style=None)
+    text: str = yaml.safe_dump(items, sort_keys=False, width=WIDTH, default_flow_style=None)
     return text
 
 
 def _few_of(folder: Path) -> Seen:
-    studies, digests = set(), defaultdict(list)
+    studies: set[str] = set()
+    digests: dict[str, list[str]] = defaultdict(list)
     for piece in read_slices(Source(name=folder.name, path=folder, licence="none")):
         studies.add(study_digest(piece.study_uid))
         digests[piece.series_uid] += slice_digests([piece.hounsfield])
@@ -97,7 +100,7 @@ def _card_text(content: dict[str, object]) -> str:
     seen = content.pop("seen", None)
     text: str = yaml.safe_dump(content, sort_keys=False, width=110)
     if seen is not None:
-        text += yaml.safe_dump({"seen": seen}, sort_keys=False, width=110, default_flow_style=None)
+        text += yaml.safe_dump({"seen": seen}, sort_keys=False, width=WIDTH, default_flow_style=None)
     return text
 
 

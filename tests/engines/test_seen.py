@@ -18,7 +18,8 @@ Image = NDArray[np.float32]
 @pytest.fixture(scope="module")
 def image() -> Image:
     """Whole HU, as scanners store them."""
-    return np.rint(phantom(1, 96, 96)[0]).astype(np.float32)
+    whole: Image = np.rint(phantom(1, 96, 96)[0]).astype(np.float32)
+    return whole
 
 
 KEPT: dict[str, Callable[[Image], Image]] = {
