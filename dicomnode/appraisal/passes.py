@@ -6,7 +6,7 @@ the card says, at most one a step. The same cases, in the same noise, are worked
 
 import argparse
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
@@ -24,7 +24,7 @@ from dicomnode.appraisal.scoring import Scored
 from dicomnode.engines.catalog import load_engine
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.evaluation.places import find_even
-from dicomnode.evaluation.texture import power_in_difference
+from dicomnode.evaluation.texture import NoisePower, power_in_difference, power_in_places
 
 SLICES, INSERTS = 6, 3
 COUNTS = (1, 2, 3, 5)
@@ -141,8 +141,6 @@ class Group:
         self.steps += [start.step for start in case.scan.starts[case.judged]]
         self.slices += case.slices
         reference = case.reference[case.judged]
-        bare = [replace(plan, mixtures=(), discs=()) for plan in case.plans]
-        noise_alone = replace(case, plans=tuple(bare))
         for name, method in methods.items():
             row, began = self.rows[name], time.perf_counter()
             result = method(case.scan, case.judged)
@@ -150,23 +148,33 @@ class Group:
             # raw mode works on the neighbours too
             row.slices += case.slices if case.scan.rays is None else len(case.reference)
             row.scored.compare(result, reference)
-            if case.scan.rays is None:
-                row.probed.add(method, noise_alone, lambda _: None)
-            else:
-                _add_left(row.probed, result, reference, case.scan.pixel_mm)
+            row.probed.powers += list(_noise_left(case, method, result))
             done()
 
 
 Groups = dict[tuple[str, str], Group]
 
 
-def _add_left(probed: Probed, result: Volume, reference: Volume, pixel_mm: float) -> None:
-    """Of projections, what is between the result and the scan without counting noise, in even squares."""
-    for image, target in zip(result, reference, strict=True):
-        if places := find_even(target[None], NOISE_SIDE_PX, most=MOST_PLACES):
-            probed.powers.append(
-                power_in_difference(image[None], target[None], places, NOISE_SIDE_PX, pixel_mm)
-            )
+def _noise_left(case: Case, method: Method, result: Volume) -> Iterator[NoisePower]:
+    """The noise in a result, where tissue is even.
+
+    Of simulated doses by the difference to the result of a second noise, in the planned slices; of
+    projections by that to the scan without counting noise; of real pairs in the result alone.
+    """
+    first, pixel_mm = case.judged.start, case.scan.pixel_mm
+    if case.scan.rays is not None:
+        for image, target in zip(result, case.reference[case.judged], strict=True):
+            if places := find_even(target[None], NOISE_SIDE_PX, most=MOST_PLACES):
+                yield power_in_difference(image[None], target[None], places, NOISE_SIDE_PX, pixel_mm)
+        return
+    for plan in (plan for plan in case.plans if plan.squares):
+        here = result[plan.at - first][None]
+        if case.again is None:
+            yield power_in_places(here, plan.squares, NOISE_SIDE_PX, pixel_mm)
+        else:
+            second = replace(case.scan, hounsfield=case.again)
+            other = method(second, slice(plan.at, plan.at + 1))
+            yield power_in_difference(here, other, plan.squares, NOISE_SIDE_PX, pixel_mm)
 
 
 def _measure(
