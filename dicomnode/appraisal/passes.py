@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import TaskID
 
 from dicomnode.appraisal import asked, guard, passes_told
+from dicomnode.appraisal.cases import FULL as NORMAL
 from dicomnode.appraisal.cases import Case
 from dicomnode.appraisal.inserts import MOST_PLACES, NOISE_SIDE_PX
 from dicomnode.appraisal.methods import Enhanced, FromRays, Method, Unchanged, Volume
@@ -23,6 +24,7 @@ from dicomnode.appraisal.report import Report, head, plain, write_json
 from dicomnode.appraisal.scoring import Scored
 from dicomnode.engines.catalog import load_engine
 from dicomnode.engines.need.engine import NeedEngine
+from dicomnode.errors import NoTestSeries
 from dicomnode.evaluation.places import find_even
 from dicomnode.evaluation.texture import NoisePower, power_in_difference, power_in_places
 
@@ -186,7 +188,8 @@ def _measure(
         opened = asked.open_all(arguments, engine, {})
         warm = set[bool]()
         for case in opened.cases():
-            if not any(start.step for start in case.scan.starts[case.judged]):
+            starts = case.scan.starts[case.judged]
+            if case.dose == NORMAL or not any(start.step for start in starts):
                 continue  # normal dose is left alone, in any number of passes
             progress.update(bar, description=f"{case.dose}, {case.kernel}")
             raw = case.scan.rays is not None
@@ -198,6 +201,8 @@ def _measure(
             if key not in groups:
                 groups[key] = Group(*key, own_passes(engine, raw=raw), {name: Row() for name in methods})
             groups[key].add(case, methods, lambda: progress.advance(bar))
+    if not groups:
+        raise NoTestSeries("nothing here starts below normal dose: give lower --doses, or other --pairs")
     return groups, opened
 
 
@@ -210,7 +215,8 @@ def methods_of(engine: NeedEngine, counts: Sequence[int], *, raw: bool) -> dict[
 
 def build(groups: Groups, known: Report) -> Report:
     """Everything measured, in JSON's own types."""
-    return plain({**known, "groups": [_group(group) for group in groups.values()]})
+    report = plain({**known, "groups": [_group(group) for group in groups.values()]})
+    return {**report, "quickest": passes_told.quickest_by_mode(report)}
 
 
 def _of_card(engine: NeedEngine) -> Report:

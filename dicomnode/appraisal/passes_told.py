@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from rich.table import Table
+from rich.table import Column, Table
 
 from dicomnode.appraisal.cases import RAYS
 from dicomnode.appraisal.panels import slug
@@ -29,7 +29,7 @@ COLOURS = ("tab:blue", "tab:orange", "tab:green")
 def for_terminal(report: Report) -> Iterator[Table]:
     """One table a dose and kernel."""
     for group in report["groups"]:
-        out = Table("", *HEADS, title=f"{group['kernel']}, {group['dose']}")
+        out = Table(Column("", no_wrap=True), *HEADS, title=f"{group['kernel']}, {group['dose']}")
         for name, figures in group["passes"].items():
             out.add_row(_marked(name, group), *_cells(figures))
         yield out
@@ -56,10 +56,14 @@ def advice(report: Report) -> list[str]:
     """The quickest numbers of passes that lose little at every dose, in each mode, and the card's own."""
     return [
         f"{mode} mode: the quickest that loses no more than {report['most_lost_db']:g} dB against all steps "
-        f"at every dose here is {quickest(report, mode)}; the card has {own}"
-        for mode, own in report["card"].items()
-        if _of_mode(report, mode)
+        f"at every dose here is {found}; the card has {report['card'][mode]}"
+        for mode, found in quickest_by_mode(report).items()
     ]
+
+
+def quickest_by_mode(report: Report) -> dict[str, str]:
+    """`quickest` of each mode that was measured."""
+    return {mode: quickest(report, mode) for mode in report["card"] if _of_mode(report, mode)}
 
 
 def quickest(report: Report, mode: str) -> str:

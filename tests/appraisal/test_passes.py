@@ -24,8 +24,13 @@ from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.start_step import StartStep
 from dicomnode.engines.unet import UNet, UNetShape
 from dicomnode.evaluation.similarity import psnr_db, rmse_hu
+from dicomnode.learning.plans import dgdiff_task, raw_task, spdiff_task
+from dicomnode.learning.publish import publish
 from dicomnode.learning.raw_case import raw_case
-from tests.appraisal.test_model import PIXEL_MM, body, strict
+from dicomnode.learning.recipe import Recipe
+from dicomnode.learning.trainer import Trainer
+from tests.appraisal.test_model import PIXEL_MM, RAW_CORPUS, body, strict
+from tests.learning.test_counts import STAGE, TINY, session_in
 from tests.makers import make_series
 
 LEVELS = Schedule(most_photons=3e5, least_photons=2.5e4, steps=10)
@@ -249,6 +254,7 @@ def test_the_command_tells_tables_pictures_and_advice(tmp_path: Path) -> None:
                     row["psnr_db"] - rows[FULL.name]["psnr_db"], abs=1e-3
                 )
                 assert row["nps_shift_percent"] != 0.0
+    assert told["quickest"] == {"image": passes_told.quickest(told, "image")}
     assert json.dumps(told["guard"]["compared_with"]).startswith('{"need-small"')
     text = (out / "passes.md").read_text()
     for group in told["groups"]:
@@ -261,3 +267,39 @@ def test_the_command_tells_tables_pictures_and_advice(tmp_path: Path) -> None:
     (picture,) = out.glob("*.png")
     assert f"({picture.name})" in text
     assert imread(picture)[..., :3].std() > 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_raw_projections_have_tables_of_their_own(tmp_path: Path) -> None:
+    """By networks that know nothing, but with the noise of counts, and all steps of their own schedule."""
+    make_series(tmp_path / "ct", body(), pixel_spacing_mm=(PIXEL_MM, PIXEL_MM), signed=True, ctdivol_mgy=12.0)
+    session = session_in(tmp_path)
+    recipe = Recipe(model_id="both", version="0", corpus=RAW_CORPUS, projection=TINY, image=TINY, raw=STAGE)
+    for task in (
+        spdiff_task(recipe, session),
+        dgdiff_task(recipe, session),
+        raw_task(recipe, STAGE, session),
+    ):
+        Trainer(task, tmp_path, session.device, seed=1)._save()
+    publish(recipe, tmp_path, tmp_path / "models")
+    command = ["evaluate", "passes", "--models", tmp_path / "models", "--model", "both", "--device", "cpu"]
+    more = ["--series", tmp_path / "ct", "--slices", "1", "--inserts", "1", "--doses", "0.1"]
+    assert main([*map(str, (*command, *more)), "--passes", "1", "--json", str(tmp_path / "told.json")]) == 0
+    told = strict(tmp_path / "told.json")
+    assert {group["kernel"] for group in told["groups"]} == {"B30f", RAYS}
+    assert set(told["quickest"]) == set(told["card"]) == {"image", "raw"}
+    (rays,) = [group for group in told["groups"] if group["kernel"] == RAYS]
+    assert rays["dose"] == "10 %"
+    assert rays["card"] == own_passes(load_engine(tmp_path / "models", "both", "cpu"), raw=True).name
+    assert rays["passes"]["input"]["nps_shift_percent"] == 0.0
+    rows = [row for name, row in rays["passes"].items() if name != "input"]
+    assert all(row["psnr_db"] is not None and row["nps_shift_percent"] is not None for row in rows)
+
+
+def test_what_cannot_be_asked_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "passes"]) == 1
+    assert "nothing to measure on" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["evaluate", "passes", "--passes", "0"])
+    assert "give a whole number" in capsys.readouterr().err
