@@ -140,7 +140,6 @@ class Group:
 
     def add(self, case: Case, methods: dict[str, Method], done: Callable[[], None]) -> None:
         """Run every method on a case."""
-        self.steps += [start.step for start in case.scan.starts[case.judged]]
         self.slices += case.slices
         reference = case.reference[case.judged]
         for name, method in methods.items():
@@ -155,6 +154,13 @@ class Group:
 
 
 Groups = dict[tuple[str, str], Group]
+
+
+def start_steps(case: Case, engine: NeedEngine) -> list[int]:
+    """Where SPDiff starts for each judged slice; of projections their photons alone tell (NEED 1.6)."""
+    if case.scan.rays is None:
+        return [start.step for start in case.scan.starts[case.judged]]
+    return [engine.process.schedule.nearest(photons) for photons in case.scan.rays.levels[case.judged]]
 
 
 def _noise_left(case: Case, method: Method, result: Volume) -> Iterator[NoisePower]:
@@ -188,8 +194,8 @@ def _measure(
         opened = asked.open_all(arguments, engine, {})
         warm = set[bool]()
         for case in opened.cases():
-            starts = case.scan.starts[case.judged]
-            if case.dose == NORMAL or not any(start.step for start in starts):
+            steps = start_steps(case, engine)
+            if case.dose == NORMAL or not any(steps):
                 continue  # normal dose is left alone, in any number of passes
             progress.update(bar, description=f"{case.dose}, {case.kernel}")
             raw = case.scan.rays is not None
@@ -200,6 +206,7 @@ def _measure(
             key = case.dose, case.kernel
             if key not in groups:
                 groups[key] = Group(*key, own_passes(engine, raw=raw), {name: Row() for name in methods})
+            groups[key].steps += steps
             groups[key].add(case, methods, lambda: progress.advance(bar))
     if not groups:
         raise NoTestSeries("nothing here starts below normal dose: give lower --doses, or other --pairs")
