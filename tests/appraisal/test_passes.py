@@ -206,7 +206,7 @@ ONE, TWO, ALL = "SPDiff 1, DGDiff 1", "SPDiff 2, DGDiff 2", FULL.name
         ([-3.0, 0.1], [0.0, 0.0], ONE),  # better than all steps is no loss
     ],
 )
-def test_the_quickest_that_loses_little_at_every_dose_is_named(
+def test_the_fewest_that_lose_little_at_every_dose_are_named(
     one_loses: Sequence[float], two_loses: Sequence[float], expected: str
 ) -> None:
     groups = [
@@ -214,16 +214,24 @@ def test_the_quickest_that_loses_little_at_every_dose_is_named(
         for one, two in zip(one_loses, two_loses, strict=True)
     ]
     told = report(*groups)
-    assert passes_told.quickest(told, "image") == expected
+    assert passes_told.fewest(told, "image") == expected
     (line,) = passes_told.advice(told)
-    assert line.endswith(f"here is {expected}; the card has SPDiff 2, DGDiff 1")
+    assert line.endswith(f"here are {expected}; the card has SPDiff 2, DGDiff 1")
+
+
+def test_of_as_many_passes_the_quicker_are_named() -> None:
+    """And fewer that were slower by chance, on a busy machine, stay the fewest."""
+    one, other = "SPDiff 2, DGDiff 1", "SPDiff 1, DGDiff 2"
+    rows = {ALL: (0.0, 9.0), one: (0.0, 2.0), other: (0.0, 1.0)}
+    assert passes_told.fewest(report(("B30f", rows)), "image") == other
+    assert passes_told.fewest(report(("B30f", {**rows, ONE: (0.0, 10.0)})), "image") == ONE
 
 
 def test_each_mode_has_its_advice() -> None:
     image = {ALL: (0.0, 9.0), ONE: (0.0, 1.0)}
     rays = {ALL: (0.0, 9.0), ONE: (-0.5, 1.0)}
     told = report(("B30f", image), (RAYS, rays))
-    assert [passes_told.quickest(told, mode) for mode in ("image", "raw")] == [ONE, ALL]
+    assert [passes_told.fewest(told, mode) for mode in ("image", "raw")] == [ONE, ALL]
     assert len(passes_told.advice(told)) == 2
 
 
@@ -254,7 +262,7 @@ def test_the_command_tells_tables_pictures_and_advice(tmp_path: Path) -> None:
                     row["psnr_db"] - rows[FULL.name]["psnr_db"], abs=1e-3
                 )
                 assert row["nps_shift_percent"] != 0.0
-    assert told["quickest"] == {"image": passes_told.quickest(told, "image")}
+    assert told["fewest"] == {"image": passes_told.fewest(told, "image")}
     assert json.dumps(told["guard"]["compared_with"]).startswith('{"need-small"')
     text = (out / "passes.md").read_text()
     for group in told["groups"]:
@@ -290,7 +298,7 @@ def test_raw_projections_have_tables_of_their_own(tmp_path: Path) -> None:
     assert main([*map(str, (*command, *more)), "--passes", "1", "--json", str(tmp_path / "told.json")]) == 0
     told = strict(tmp_path / "told.json")
     assert {group["kernel"] for group in told["groups"]} == {"B30f", RAYS}
-    assert set(told["quickest"]) == set(told["card"]) == {"image", "raw"}
+    assert set(told["fewest"]) == set(told["card"]) == {"image", "raw"}
     (rays,) = [group for group in told["groups"] if group["kernel"] == RAYS]
     assert rays["dose"] == "10 %"
     engine = load_engine(tmp_path / "models", "both", "cpu")
