@@ -68,7 +68,7 @@ def markdown(report: Report, pictures: Sequence[tuple[str, str]]) -> str:
 def advice(report: Report) -> list[str]:
     """The fewest passes that lose little at every dose, in each mode, and the card's own."""
     return [
-        f"{mode} mode: the fewest passes that lose no more than {report['most_lost_db']:g} dB against all steps "
+        f"{mode} mode: the fewest passes that lose at most {report['most_lost_db']:g} dB against all steps "
         f"at every dose here are {found}; the card has {report['card'][mode]}"
         for mode, found in fewest_by_mode(report).items()
     ]
