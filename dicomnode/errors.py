@@ -301,5 +301,13 @@ class AlreadyLowDose(TrainingError):
     """A series is no normal-dose scan, so lower doses of it mean nothing."""
 
 
+class HeldOutScan(TrainingError):
+    """A source of a corpus holds what models are measured on."""
+
+
+class AlreadySeen(TrainingError):
+    """A model would be measured on what it was trained on."""
+
+
 class NotMeasurable(DicomnodeError):
     """A figure of image quality that these images cannot give: too few, too small or without its object."""

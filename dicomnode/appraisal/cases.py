@@ -10,7 +10,7 @@ import numpy as np
 
 from dicomnode.appraisal.inserts import Plan, plan_slices, renumbered, richest
 from dicomnode.appraisal.methods import Scan, Volume
-from dicomnode.appraisal.pairs import Pair, match_pairs
+from dicomnode.appraisal.pairs import Pair
 from dicomnode.dicom.dose import DoseReading, read_dose
 from dicomnode.dicom.pixels import to_hounsfield, to_stored
 from dicomnode.dicom.series import CtSeries, read_series
@@ -171,13 +171,13 @@ def count_runs(test: OpenedSeries, doses: Sequence[float]) -> int:
     return test.slices * (len(doses) + 1) + len(doses) * sum(plan.runs for plan in test.plans)
 
 
-def pair_cases(low: Path, full: Path, engine: NeedEngine, inserts: int, seed: int) -> list[Case]:
+def pair_cases(pairs: Sequence[Pair], engine: NeedEngine, inserts: int, seed: int) -> list[Case]:
     """A case a pair; of each kernel those with most even tissue have things put in."""
     by_kernel: dict[str, list[Pair]] = defaultdict(list)
-    for pair in match_pairs(low, full):
+    for pair in pairs:
         by_kernel[pair.kernel].append(pair)
     return [
-        case for _, pairs in sorted(by_kernel.items()) for case in _of_kernel(pairs, engine, inserts, seed)
+        case for _, alike in sorted(by_kernel.items()) for case in _of_kernel(alike, engine, inserts, seed)
     ]
 
 

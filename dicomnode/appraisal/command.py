@@ -1,8 +1,8 @@
-"""`dicomnode evaluate`: pairs, or a model against everything else."""
+"""`dicomnode evaluate`: pairs, a model against everything else, or its network passes."""
 
 import argparse
 
-from dicomnode.appraisal import model, pairs
+from dicomnode.appraisal import model, pairs, passes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -11,6 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, home, told in (
         ("pairs", pairs, "low-dose against full-dose DICOM, matched by position"),
         ("model", model, "one table and its figures: simulated doses, real pairs, every method"),
+        ("passes", passes, "few network passes of each stage against all: likeness, texture, time"),
     ):
         its = what.add_parser(name, help=told, description=told)
         home.add_arguments(its)

@@ -14,6 +14,7 @@ from dicomnode.engines.catalog import chosen_device
 from dicomnode.engines.enhance import enhance
 from dicomnode.engines.enhance_rays import MeasuredRays, enhance_rays
 from dicomnode.engines.need.engine import NeedEngine
+from dicomnode.engines.seen import Seen
 from dicomnode.engines.start_step import StartStep
 from dicomnode.errors import ModelError
 from dicomnode.evaluation.similarity import COMPARED_HU
@@ -112,13 +113,14 @@ class Beside:
     """A method that takes a stack, HU [slice, row, column], and its start steps, and returns it whole.
 
     It is given the asked slices with so many neighbours on either side, where there are any. `told`: what it
-    is and was trained on.
+    is and was trained on. `seen`: digests of that, where it has any.
     """
 
     name: str
     work: StackMethod
     neighbours: int = 1
     told: str = ""
+    seen: Seen | None = None
 
     def __call__(self, scan: Scan, part: slice) -> Volume:
         first, last, _ = part.indices(len(scan.hounsfield))
@@ -149,7 +151,13 @@ def load_beside(folder: Path, device: str) -> Beside:
         raise ModelError(f"--beside {folder}: this installation has no {BASELINES}") from error
     work = baselines.load_baseline(folder, chosen_device(device))
     # one that says how far it looks is spared what it does not look at
-    return Beside(str(work.name), work, int(getattr(work, "neighbours", 1)), str(getattr(work, "told", "")))
+    return Beside(
+        str(work.name),
+        work,
+        int(getattr(work, "neighbours", 1)),
+        str(getattr(work, "told", "")),
+        getattr(work, "seen", None),
+    )
 
 
 def check_names(methods: Sequence[Method]) -> None:

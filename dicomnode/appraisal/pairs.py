@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from dicomnode.appraisal import guard
 from dicomnode.appraisal.methods import non_local_means, total_variation
 from dicomnode.dicom.dose import read_dose
 from dicomnode.dicom.series import CtSeries, read_series
@@ -21,6 +22,7 @@ from dicomnode.dose_reference import DoseReference
 from dicomnode.engines.catalog import SHIPPED, load_engine
 from dicomnode.engines.enhance import enhance
 from dicomnode.engines.need.engine import NeedEngine
+from dicomnode.engines.seen import Seen
 from dicomnode.engines.start_step import StartStep
 from dicomnode.errors import SeriesRefused, TrainingError
 from dicomnode.evaluation.similarity import psnr_db, rmse_hu, ssim
@@ -42,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="need-small")
     parser.add_argument("--models", type=Path, default=SHIPPED, help="folder of model folders")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--seen", action="store_true", help=guard.SEEN_HELP)
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures here too")
 
 
@@ -50,8 +53,12 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console()
     pairs = match_pairs(arguments.low, arguments.full)
     engine = load_engine(arguments.models, arguments.model, arguments.device)
+    its = pairs_seen(pairs, arguments.low, arguments.full)
+    checked = guard.check(its, {engine.card.id: engine.card.seen}, arguments.seen)
     scores = [score(pair, engine) for pair in track(pairs, "pairs", console=console)]
-    report = summarise(scores)
+    report = {"guard": checked.report, **summarise(scores)}
+    for line in (*guard.warnings(checked.report), *guard.compared(checked.report)):
+        console.print(line, highlight=False)
     for kernel, figures in report["kernels"].items():
         console.print(table(kernel, figures))
     if len(report["kernels"]) > 1:
@@ -100,6 +107,13 @@ def match_pairs(low: Path, full: Path) -> list[Pair]:
     if not pairs:
         raise TrainingError(f"no slice in {low} has a twin at the same position in {full}")
     return pairs
+
+
+def pairs_seen(pairs: Sequence[Pair], low: Path, full: Path) -> list[tuple[str, Seen]]:
+    """For `guard.check`: both sides of the pairs, or the one folder that holds both."""
+    sides = {low: [pair.low for pair in pairs]}
+    sides[full] = [*sides.get(full, []), *(pair.full for pair in pairs)]
+    return [(f"the pairs in {folder.name}", guard.digests(series)) for folder, series in sides.items()]
 
 
 def score(pair: Pair, engine: NeedEngine) -> Score:

@@ -1,6 +1,5 @@
 """evaluation.json: every figure, and what it was measured with."""
 
-import argparse
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,11 +9,10 @@ from typing import Any
 
 from dicomnode import __version__
 from dicomnode.appraisal import probing
+from dicomnode.appraisal.asked import Opened, command
 from dicomnode.appraisal.cases import FULL, PAIRS, OpenedSeries
 from dicomnode.appraisal.groups import Group
 from dicomnode.appraisal.methods import Beside
-from dicomnode.engines.catalog import SHIPPED
-from dicomnode.engines.model_card import ModelCard
 
 JSON, MARKDOWN = "evaluation.json", "evaluation.md"
 
@@ -26,56 +24,40 @@ Report = dict[str, Any]
 
 
 def build(
-    groups: Mapping[tuple[str, str], Group],
-    card: ModelCard,
-    opened: Sequence[OpenedSeries],
-    beside: Sequence[Beside],
-    arguments: argparse.Namespace,
-    seconds: float,
+    groups: Mapping[tuple[str, str], Group], opened: Opened, beside: Sequence[Beside], seconds: float
 ) -> Report:
     """Everything measured, in JSON's own types; None for what could not be measured."""
-    report = {
+    words = command("model", opened.arguments)
+    if opened.arguments.beside:
+        words += ["--beside", *(folder.name for folder in opened.arguments.beside)]
+    return plain(
+        {
+            **head(opened, words, seconds),
+            "beside": {one.name: one.told for one in beside},
+            "left_out": LEFT_OUT,
+            "groups": [_group(group) for group in _ordered(groups.values())],
+        }
+    )
+
+
+def head(opened: Opened, words: Sequence[str], seconds: float) -> Report:
+    """What was measured, with what, on what; `words` are the command."""
+    card = opened.engine.card
+    return {
         "dicomnode": __version__,
         "model": {"id": card.id, "version": card.version, "weights_sha256": card.weights_digest},
         "trained_on": list(card.trained_on),
-        "beside": {one.name: one.told for one in beside},
-        "command": _command(arguments),
-        "series": [_series(test) for test in opened],
-        "seed": arguments.seed,
-        "left_out": LEFT_OUT,
+        "guard": opened.guard.report,
+        "command": " ".join(words),
+        "series": [_series(test) for test in opened.series],
+        "seed": opened.arguments.seed,
         "seconds": round(seconds),
-        "groups": [_group(group) for group in _ordered(groups.values())],
     }
-    known: Report = _plain(report)
-    return known
 
 
 def write_json(report: Report, path: Path) -> None:
     """Write the report."""
     path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
-
-
-def _command(arguments: argparse.Namespace) -> str:
-    """What to type to have this again; of folders their names, wherever they lie."""
-    words = ["dicomnode evaluate model --model", arguments.model]
-    if arguments.models != SHIPPED:
-        words += ["--models", arguments.models.name]
-    for folder in arguments.series:
-        words += ["--series", folder.name]
-    if arguments.pairs:
-        words += ["--pairs", *(folder.name for folder in arguments.pairs)]
-    words += ["--doses", *(f"{dose:g}" for dose in arguments.doses)]
-    words += [
-        "--slices",
-        f"{arguments.slices}",
-        "--inserts",
-        f"{arguments.inserts}",
-        "--seed",
-        f"{arguments.seed}",
-    ]
-    if arguments.beside:
-        words += ["--beside", *(folder.name for folder in arguments.beside)]
-    return " ".join(words)
 
 
 def _series(test: OpenedSeries) -> Report:
@@ -121,10 +103,14 @@ def _ordered(groups: Iterable[Group]) -> list[Group]:
     return sorted(groups, key=place)
 
 
-def _plain(value: Any) -> Any:
+def plain(report: Mapping[str, Any]) -> Report:
     """Numbers that JSON does not know become None, numpy's become Python's; rounded to six digits."""
+    return {str(key): _plain(one) for key, one in report.items()}
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return plain(value)
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     if isinstance(value, bool | str | int) or value is None:

@@ -57,12 +57,7 @@ class Scored:
 
     def add(self, result: Volume, truth: Truth) -> None:
         """Compare a result, HU [slice, row, column], with the truth of its case."""
-        for image, target in zip(result, truth.reference, strict=True):
-            self.likeness["psnr_db"].append(psnr_db(image, target))
-            self.likeness["ssim"].append(ssim(image, target))
-            self.likeness["rmse_hu"].append(rmse_hu(image, target))
-            if min(image.shape) >= VIF_LEAST_SIDE_PX:
-                self.likeness["vif"].append(vif(image, target))
+        self.compare(result, truth.reference)
         change = (result - truth.reference).astype(np.float64)
         for tissue, where in truth.tissues.items():
             self.changed_hu[tissue] += float(change[where].sum())
@@ -75,6 +70,15 @@ class Scored:
             # what is not in the reference is not asked for: a trachea found in noise alone counts nothing
             if truth.organs.mask(organ).any():
                 self.dice[organ].append(dice(organs.mask(organ), truth.organs.mask(organ)))
+
+    def compare(self, result: Volume, reference: Volume) -> None:
+        """Likeness alone, slice by slice, HU [slice, row, column]."""
+        for image, target in zip(result, reference, strict=True):
+            self.likeness["psnr_db"].append(psnr_db(image, target))
+            self.likeness["ssim"].append(ssim(image, target))
+            self.likeness["rmse_hu"].append(rmse_hu(image, target))
+            if min(image.shape) >= VIF_LEAST_SIDE_PX:
+                self.likeness["vif"].append(vif(image, target))
 
     def figures(self) -> dict[str, float | dict[str, float]]:
         """Means over slices, over the pixels of a tissue, over stacks; NaN where there is nothing."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from dicomnode.appraisal import guard
 from dicomnode.appraisal.cases import FULL, PAIRS, RAYS
 from dicomnode.appraisal.inserts import BARS_PER_CM, DISCS, DOT_MM, EDGE_MM
 from dicomnode.appraisal.report import Report
@@ -34,12 +35,12 @@ def for_terminal(group: dict[str, Any]) -> Iterator[Table]:
 
 def markdown(report: Report, pictures: Sequence[tuple[str, str]]) -> str:
     """The whole of evaluation.md."""
-    parts = [f"# {report['model']['id']} measured", _measured_on(report), *_glance(report)]
+    parts = [f"# {report['model']['id']} measured", measured_on(report), *_glance(report)]
     for group in report["groups"]:
         parts.append(f"## {_heading(group)}\n\n{_told(group)}")
         for title, columns in _tables(group):
             rows = [[n, *(c.cell(f) for c in columns)] for n, f in group["methods"].items()]
-            parts.append(f"{title}\n\n{_grid(['', *(c.heading for c in columns)], rows)}")
+            parts.append(f"{title}\n\n{grid(['', *(c.heading for c in columns)], rows)}")
     parts.append("## Pictures")
     parts += [f"![{caption}]({name})" for name, caption in pictures]
     parts.append(_notes(report))
@@ -94,11 +95,11 @@ def _tables(group: dict[str, Any]) -> Iterator[tuple[str, list[Column]]]:
 
 
 def _plain(heading: str, figure: str, digits: int, *, sign: bool = False) -> Column:
-    return Column(heading, lambda figures: _number(figures.get(figure), digits, sign))
+    return Column(heading, lambda figures: number(figures.get(figure), digits, sign))
 
 
 def _inner(heading: str, figure: str, key: str, digits: int, *, sign: bool = False) -> Column:
-    return Column(heading, lambda figures: _number(figures.get(figure, {}).get(key), digits, sign))
+    return Column(heading, lambda figures: number(figures.get(figure, {}).get(key), digits, sign))
 
 
 def _ranged(heading: str, figure: str, key: str, digits: int, *, sign: bool = False) -> Column:
@@ -108,13 +109,13 @@ def _ranged(heading: str, figure: str, key: str, digits: int, *, sign: bool = Fa
         found = figures.get(figure, {}).get(key)
         if not found or found["value"] is None:
             return NOTHING
-        value = _number(found["value"], digits, sign)
+        value = number(found["value"], digits, sign)
         if found.get("error") is not None:
             return f"{value} +- {found['error']:.{digits}f}"
         low, high = found.get("interval", (None, None))
         if low is None or high is None or low == high:
             return value
-        return f"{value} ({_number(low, digits, sign)} to {_number(high, digits, sign)})"
+        return f"{value} ({number(low, digits, sign)} to {number(high, digits, sign)})"
 
     return Column(heading, cell)
 
@@ -137,7 +138,8 @@ def _share(found: dict[str, Any]) -> str:
     return told if low == high else f"{told} ({low:.2f} to {high:.2f})"
 
 
-def _number(value: float | None, digits: int, sign: bool) -> str:
+def number(value: float | None, digits: int, sign: bool = False) -> str:
+    """A figure as it stands in a table; "-" for one that is not known."""
     if value is None:
         return NOTHING
     text = f"{value:{'+' if sign else ''}.{digits}f}"
@@ -175,11 +177,13 @@ def _told(group: dict[str, Any]) -> str:
     return told + f" Things were put into {group['slices_with_inserts']} of them."
 
 
-def _measured_on(report: Report) -> str:
+def measured_on(report: Report) -> str:
+    """The head of a report: with what and on what it was measured, and whether that was a test."""
     lines = [
+        *(f"{warning}\n" for warning in guard.warnings(report["guard"])),
         f"Model {report['model']['id']}, version {report['model']['version']}, weights "
         f"{report['model']['weights_sha256'][:12]}; dicomnode {report['dicomnode']}; seed {report['seed']}; "
-        f"{report['seconds'] / 60:.0f} minutes."
+        f"{report['seconds'] / 60:.0f} minutes.",
     ]
     for one in report["series"]:
         judged = ", ".join(f"{first + 1} to {last}" for first, last in one["judged"])
@@ -190,10 +194,12 @@ def _measured_on(report: Report) -> str:
         )
     if pairs := [group for group in report["groups"] if group["dose"] == PAIRS]:
         lines.append(f"* real pairs: {sum(group['slices'] for group in pairs)} slices")
+    lines += [f"* {line}" for line in guard.compared(report["guard"])]
     lines.append(f"* command: `{report['command']}`")
     lines.append("* trained on: " + "; ".join(report["trained_on"]))
     lines += [
-        f"* beside it **{name}**: {told or 'a method of your own'}" for name, told in report["beside"].items()
+        f"* beside it **{name}**: {told or 'a method of your own'}"
+        for name, told in report.get("beside", {}).items()
     ]
     return "\n".join(lines)
 
@@ -214,7 +220,7 @@ def _glance(report: Report) -> list[str]:
         "MTF50, %",
         "least d' over input's",
     ]
-    return ["## At a glance: enhanced", _grid(heads, rows)]
+    return ["## At a glance: enhanced", grid(heads, rows)]
 
 
 def _summed(group: dict[str, Any], mode: str) -> list[str]:
@@ -222,11 +228,9 @@ def _summed(group: dict[str, Any], mode: str) -> list[str]:
     bias = {t: v for t, v in now["bias_hu"].items() if v is not None}
     worst = max(bias, key=lambda tissue: abs(bias[tissue]), default=None)
     return [
-        f"{_number(was['rmse_hu'], 2, False)} -> {_number(now['rmse_hu'], 2, False)}",
-        f"{_number(was['bias_hu'].get(worst), 2, True)} -> {bias[worst]:+.2f} ({worst})"
-        if worst
-        else NOTHING,
-        _number(now.get("nps_shift_percent"), 1, True),
+        f"{number(was['rmse_hu'], 2, False)} -> {number(now['rmse_hu'], 2, False)}",
+        f"{number(was['bias_hu'].get(worst), 2, True)} -> {bias[worst]:+.2f} ({worst})" if worst else NOTHING,
+        number(now.get("nps_shift_percent"), 1, True),
         _furthest(now.get("mtf50_change_percent", {})),
         _least_over(now.get("d_prime", {})),
     ]
@@ -245,7 +249,8 @@ def _least_over(seen: dict[str, Any]) -> str:
     return f"{_share(known[at])}, {at}" if at else NOTHING
 
 
-def _grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dicomnode.engines.seen import Seen
 from dicomnode.engines.unet import UNetShape
 from dicomnode.errors import ModelError, WeightsMismatch
 from dicomnode.physics.geometry import ParallelBeam
@@ -77,7 +78,11 @@ class Limits(_Part):
 
 
 class ModelCard(_Part):
-    """`card.yaml` of a model folder."""
+    """`card.yaml` of a model folder.
+
+    `trained_on`: the sources with their licences. `seen`: digests of what was in them; cards from before
+    there were any have none.
+    """
 
     id: str
     version: str
@@ -96,6 +101,7 @@ class ModelCard(_Part):
     image: Network
     raw: RawMode | None = None
     recipe: dict[str, str] = {}
+    seen: Seen | None = None
 
     @property
     def weights_digest(self) -> str:

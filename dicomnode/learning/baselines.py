@@ -20,11 +20,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dicomnode.engines.need import dgdiff
+from dicomnode.engines.seen import Seen
 from dicomnode.engines.start_step import StartStep
 from dicomnode.engines.unet import UNetShape, bf16_pays, condition_tensor, placed
 from dicomnode.errors import ModelError, WeightsMismatch
 from dicomnode.learning.corpus import PackedExample
 from dicomnode.learning.draw import Batch, Mix, crop_pair, image_batch
+from dicomnode.learning.provenance import card_text
 from dicomnode.learning.recipe import BaselineRecipe, RedCnnRecipe, Stage, UNetRecipe
 from dicomnode.learning.red_cnn import RedCnnShape
 from dicomnode.learning.trainer import Shape, Task
@@ -45,7 +47,7 @@ class BaselineCard(BaseModel):
     """`card.yaml` of a run folder. `dose`: the only one it was trained at, None for all.
 
     `mirrorings`: how many mirrored slices its answer is the mean of, as in NEED's model card. `conditions`:
-    how many numbers the plain U-Net is told.
+    how many numbers the plain U-Net is told. `seen`: digests of what it was trained on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +65,7 @@ class BaselineCard(BaseModel):
     seed: int
     mirrorings: Annotated[int, Field(ge=1, le=len(dgdiff.MIRRORINGS))] = 1
     conditions: Annotated[int, Field(ge=CONDITIONS, le=WITH_DOSE)] = CONDITIONS
+    seen: Seen | None = None
 
     @property
     def shape(self) -> Shape:
@@ -138,6 +141,11 @@ class Baseline:
             f"{card.sha256[:12]}; trained on {', '.join(card.trained_on) or 'nothing named'}"
         )
 
+    @property
+    def seen(self) -> Seen | None:
+        """Digests of what it was trained on; None where its card has none."""
+        return self.card.seen
+
     @torch.inference_mode()
     def __call__(self, hounsfield: Image, starts: Sequence[StartStep]) -> Image:
         """HU float32 [slice, row, column] in and out, one start step a slice; RED-CNN looks at none."""
@@ -185,8 +193,8 @@ def load_baseline(folder: Path, device: torch.device) -> Baseline:
     return Baseline(card, network.eval().requires_grad_(False), device)
 
 
-def publish_baseline(recipe: BaselineRecipe, run: Path) -> Path:
-    """Write weights and card of a trained baseline into its run folder."""
+def publish_baseline(recipe: BaselineRecipe, run: Path, seen: Seen | None = None) -> Path:
+    """Write weights and card of a trained baseline into its run folder, with digests of what was `seen`."""
     state = torch.load(run / "image.pt", map_location="cpu", weights_only=True)
     weights = {name: tensor.half().contiguous() for name, tensor in state["ema"].items()}
     save_file(weights, run / WEIGHTS)
@@ -204,8 +212,9 @@ def publish_baseline(recipe: BaselineRecipe, run: Path) -> Path:
         seed=recipe.seed,
         mirrorings=1 if isinstance(recipe, RedCnnRecipe) else recipe.mirrorings,
         conditions=_conditions(recipe),
+        seen=seen or None,
     )
-    (run / "card.yaml").write_text(yaml.safe_dump(card.model_dump(mode="json"), sort_keys=False, width=110))
+    (run / "card.yaml").write_text(card_text(card))
     return run
 
 

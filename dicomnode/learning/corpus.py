@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dicomnode.dicom.series import read_series
-from dicomnode.errors import SeriesRefused, TrainingError
-from dicomnode.learning.recipe import Corpus, Source
+from dicomnode.engines.seen import Seen, series_digest, slice_digests, study_digest
+from dicomnode.errors import HeldOutScan, SeriesRefused, TrainingError
+from dicomnode.learning.recipe import Corpus, HeldOut, Source
 from dicomnode.physics.geometry import WATER_ATTENUATION_PER_MM, ParallelBeam
 from dicomnode.physics.noise import measure_added_noise, measure_noise
 from dicomnode.physics.projection import project
@@ -28,6 +29,8 @@ from dicomnode.physics.simulation import Kernel, simulate_noise
 from dicomnode.physics.size import body_mask
 from dicomnode.physics.spectrum import with_gain
 
+NOTE = "seen.json"
+"""Beside the examples: digests of what they were made from."""
 _HU_STEP = 1.0 / 8.0
 _HIGHEST_HU = 3071.0
 
@@ -48,12 +51,15 @@ class Slice:
     """One normal-dose slice: `hounsfield` float32 [row, column], pixel in mm, the source it is from.
 
     `beside` [2, row, column]: the slices below and above, the slice itself where there is none.
+    `study_uid`, `series_uid`: its Instance UIDs, empty where it came without.
     """
 
     hounsfield: NDArray[np.float32]
     pixel_mm: float
     source: str
     beside: NDArray[np.float32]
+    study_uid: str = ""
+    series_uid: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +105,36 @@ def read_slices(source: Source) -> Iterator[Slice]:
         if path in stacks:
             stack = stacks[path]
             k = next(k for k, one in enumerate(stack) if one.path == path)
-            yield Slice(stack[k].hounsfield, stack[k].pixel_mm, source.name, _beside(stack, k))
+            placed, beside = stack[k], _beside(stack, k)
+            yield Slice(
+                placed.hounsfield, placed.pixel_mm, source.name, beside, placed.study_uid, placed.series_uid
+            )
+
+
+def read_all(corpus: Corpus) -> Iterator[tuple[Slice, Seen]]:
+    """The usable slices of all sources, each with the digests of all that it shows.
+
+    :raises HeldOutScan: a source has a slice of what the recipe holds out.
+    """
+    for source in corpus.sources:
+        for piece in read_slices(source):
+            seen = Seen.of(
+                [study_digest(piece.study_uid)] if piece.study_uid else (),
+                [series_digest(piece.series_uid)] if piece.series_uid else (),
+                slice_digests([piece.hounsfield, *piece.beside]),
+            )
+            refuse_held_out(f"source {source.name} ({source.path})", seen, corpus.held_out)
+            yield piece, seen
+
+
+def refuse_held_out(what: str, seen: Seen, held_out: Sequence[HeldOut]) -> None:
+    """HeldOutScan where something is of a scan that nothing is trained on."""
+    for scan in held_out:
+        if scan & seen:
+            raise HeldOutScan(
+                f"{what} holds {scan.name}, which is held out to measure models on (corpus.held_out of the "
+                "recipe): take it out of there"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +145,8 @@ class _Placed:
     hounsfield: NDArray[np.float32]
     pixel_mm: float
     height_mm: float
+    study_uid: str
+    series_uid: str
 
 
 def _stacks(paths: Sequence[Path]) -> dict[Path, list[_Placed]]:
@@ -124,7 +161,8 @@ def _stacks(paths: Sequence[Path]) -> dict[Path, list[_Placed]]:
         x, y = np.array(header.ImageOrientationPatient, float).reshape(2, 3)
         height_mm = float(np.cross(x, y) @ np.array(header.ImagePositionPatient, float))
         key = (header.SeriesInstanceUID, one.convolution_kernel, image.shape, one.pixel_spacing_mm)
-        series[key].append(_Placed(path, image, one.pixel_spacing_mm[0], height_mm))
+        uids = one.study_instance_uid, one.series_instance_uid
+        series[key].append(_Placed(path, image, one.pixel_spacing_mm[0], height_mm, *uids))
     for stack in series.values():
         stack.sort(key=lambda placed: placed.height_mm)
     return {placed.path: stack for stack in series.values() for placed in stack}
@@ -186,9 +224,14 @@ def build(corpus: Corpus, folder: Path, seed: int, console: Console) -> list[Pat
     whole = folder / "complete"
     if whole.exists():
         return sorted(folder.glob("*.npz"))
-    slices = [s for source in corpus.sources for s in read_slices(source) if _usable(s, corpus)]
+    slices, seen = [], []
+    for piece, its in read_all(corpus):
+        seen.append(its)
+        if _usable(piece, corpus):
+            slices.append(piece)
     if not slices:
         raise TrainingError("no usable slice in any source")
+    note_seen(folder, Seen.together(seen))
     # in a fixed random order: a run that is cut short still has seen every source
     order = np.random.default_rng(seed).permutation(len(slices))[: corpus.most_examples]
     slices = [slices[k] for k in order]
@@ -205,12 +248,20 @@ def build(corpus: Corpus, folder: Path, seed: int, console: Console) -> list[Pat
     return paths
 
 
+def note_seen(folder: Path, seen: Seen) -> None:
+    """Write `seen.json` of a corpus."""
+    part = folder / f"{NOTE}.part"
+    part.write_text(seen.model_dump_json())
+    part.rename(folder / NOTE)
+
+
 def _same_recipe(corpus: Corpus, folder: Path, seed: int) -> None:
     """Note what a corpus is made of; TrainingError where it was begun from something else."""
     # a checkout elsewhere has the same sources under another path, from wherever it got them
     sources = [source.model_dump(exclude={"path", "fetch"}) for source in corpus.sources]
     note = folder / "recipe.json"
-    made_of = json.dumps({"seed": seed, **corpus.model_dump(mode="json"), "sources": sources})
+    recipe = corpus.model_dump(mode="json", exclude={"held_out"})
+    made_of = json.dumps({"seed": seed, **recipe, "sources": sources})
     if not note.exists():
         if any(folder.glob("*.npz")):
             raise TrainingError(f"{folder} does not say what it was made of: choose another --corpus")
@@ -315,6 +366,14 @@ def load_example(path: Path) -> PackedExample:
             texture,
             photons,
         )
+
+
+def load_slices(path: Path) -> NDArray[np.float32]:
+    """The slice of a stored example and the two beside it, HU [slice, row, column]; nothing else is read."""
+    with np.load(path) as file:
+        stack = [file["slice_hu"][None], file["beside_hu"]]
+        steps = [np.float32(file[f"{name}_hu_step"]) for name in ("slice", "beside")]
+    return np.concatenate([part * step for part, step in zip(stack, steps, strict=True)])
 
 
 def _read_nrrd(path: Path) -> tuple[NDArray[np.float32], float]:

@@ -35,7 +35,9 @@ def _baseline(recipe: BaselineRecipe, session: Session) -> Plan:
     return {
         "corpus": lambda: session.gather(recipe.corpus),
         "image": lambda: session.fit(baselines.task(recipe, session.examples)),
-        "publish": lambda: _written(session, baselines.publish_baseline(recipe, session.folder)),
+        "publish": lambda: _written(
+            session, baselines.publish_baseline(recipe, session.folder, session.seen)
+        ),
     }
 
 
@@ -47,7 +49,7 @@ def _need(recipe: Recipe, session: Session, models: Path) -> Plan:
         "projection": lambda: session.fit(spdiff_task(recipe, session)),
         "priors": lambda: _propose(recipe, session),
         "image": lambda: session.fit(dgdiff_task(recipe, session)),
-        "publish": lambda: _written(session, publish(recipe, session.folder, models)),
+        "publish": lambda: _written(session, publish(recipe, session.folder, models, session.seen)),
     }
 
 

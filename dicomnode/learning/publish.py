@@ -4,25 +4,25 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
-import yaml
 from safetensors.torch import save_file
 
 from dicomnode.engines.model_card import Beam, Limits, ModelCard, Network, RawMode, Schedule
 from dicomnode.engines.need.poisson import EXTENDED
+from dicomnode.engines.seen import Seen
 from dicomnode.engines.start_step import PhotonSchedule
+from dicomnode.learning.provenance import card_text
 from dicomnode.learning.recipe import Recipe
 
 
-def publish(recipe: Recipe, run: Path, models: Path) -> Path:
-    """Write `models/<id>/`: the safetensors files and card.yaml."""
+def publish(recipe: Recipe, run: Path, models: Path, seen: Seen | None = None) -> Path:
+    """Write `models/<id>/`: the safetensors files and card.yaml, with digests of what was `seen`."""
     folder = models / recipe.model_id
     folder.mkdir(parents=True, exist_ok=True)
     projection = _export(run / "projection.pt", folder / "spdiff.safetensors")
     image = _export(run / "image.pt", folder / "dgdiff.safetensors")
     raw = _export(run / "raw.pt", folder / "spdiff-raw.safetensors") if recipe.raw else None
     card = card_of(recipe, projection, image, raw)
-    text = yaml.safe_dump(card.model_dump(mode="json"), sort_keys=False, width=110)
-    (folder / "card.yaml").write_text(text)
+    (folder / "card.yaml").write_text(card_text(card.model_copy(update={"seen": seen or None})))
     return folder
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from dicomnode.engines.seen import Seen
 from dicomnode.errors import TrainingError
 
 
@@ -37,10 +38,20 @@ class Source(_Section):
     fetch: Fetch | None = None
 
 
+class HeldOut(Seen):
+    """Digests of scans that nothing is trained on, and what they are called."""
+
+    name: str
+
+
 class Corpus(_Section):
-    """How slices become training examples."""
+    """How slices become training examples.
+
+    `held_out` refuses sources and changes no example: it is no part of what a corpus on disk was made of.
+    """
 
     sources: tuple[Source, ...]
+    held_out: tuple[HeldOut, ...] = ()
     views: int = 720
     detectors: int = 736
     pitch_px: float = 1.0

@@ -11,6 +11,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dicomnode.engines.seen import Seen
+from dicomnode.learning import provenance
 from dicomnode.learning.corpus import PackedExample, build, load_example
 from dicomnode.learning.recipe import Corpus
 from dicomnode.learning.trainer import Task, Trainer
@@ -37,7 +39,13 @@ class Session:
     def gather(self, corpus: Corpus) -> bool:
         """Build the corpus, or go on with it; it is not cut short."""
         build(corpus, self.corpus, self.seed, self.console)
+        provenance.complete(corpus, self.corpus, self.console)
         return True
+
+    @property
+    def seen(self) -> Seen:
+        """Digests of what the corpus holds."""
+        return provenance.seen_of(self.corpus)
 
     @cached_property
     def examples(self) -> tuple[PackedExample, ...]:

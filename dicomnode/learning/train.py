@@ -11,6 +11,7 @@ from rich.console import Console
 from dicomnode.engines.catalog import chosen_device
 from dicomnode.errors import TrainingError
 from dicomnode.learning.plans import STAGES, plan
+from dicomnode.learning.provenance import held_out_text, note_in_card
 from dicomnode.learning.recipe import load_recipe
 from dicomnode.learning.session import Session
 from dicomnode.learning.sources import fetch
@@ -45,6 +46,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument(
+        "--digests-into",
+        type=Path,
+        metavar="FOLDER",
+        help="train nothing; note what is in the recipe's sources in the card of this finished model",
+    )
+    parser.add_argument(
+        "--digests-of",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="train nothing; print what held_out of a recipe takes for the CT scans in these folders",
+    )
+    parser.add_argument(
         "--workers", type=int, default=None, help="processes that draw batches; default: only with a GPU"
     )
 
@@ -52,10 +66,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train as far as time allows; exit status 0 when everything asked for is done, 3 when time ran out."""
     console = Console()
+    if arguments.digests_of:
+        print(held_out_text(arguments.digests_of), end="")
+        return 0
     recipe = load_recipe(arguments.recipe)
     deadline = time.monotonic() + 60 * arguments.minutes if arguments.minutes else float("inf")
     if arguments.fetch:
         fetch(recipe.corpus.sources, console)
+    if arguments.digests_into:
+        seen = note_in_card(arguments.digests_into, recipe.corpus)
+        console.print(f"{arguments.digests_into / 'card.yaml'} names {seen.counted()}")
+        return 0
     device = chosen_device(arguments.device)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
