@@ -18,6 +18,7 @@ from dicomnode.network.filing import ReceivedInstance, Request
 from dicomnode.network.part10 import read_meta
 from dicomnode.node import Node
 from dicomnode.settings import Settings, WebSource
+from tests.archives_orthanc import WebOrthanc
 from tests.journey.scene import (
     Pacs,
     free_port,
@@ -27,7 +28,6 @@ from tests.journey.scene import (
     wait_for_jobs,
     wait_until,
 )
-from tests.orthanc import WebOrthanc
 
 pytestmark = pytest.mark.slow
 Told = dict[str, Any]
