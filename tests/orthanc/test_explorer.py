@@ -80,7 +80,7 @@ def test_the_button_is_pressed_and_the_enhanced_series_appears(
             link = browser.find_element(By.CSS_SELECTOR, "a.dicomnode-result")
             assert (link.get_attribute("href") or "").endswith(f"#series?uuid={result['ID']}")
             link.click()
-            wait_until(lambda: "made by a dicomnode" in browser.page_source, 30)
+            wait_until(lambda: "made by a dicomnode" in browser.page_source, 30, lambda: browser.current_url)
 
             study = orthanc.get(f"/series/{source}")["ParentStudy"]
             browser.get(f"{page}#study?uuid={study}")

@@ -12,9 +12,9 @@
   function link(id, words) {
     var page = '#series?uuid=' + encodeURIComponent(id);
     return $('<a>').attr('href', page).attr('data-ajax', 'false').text(words).click(function () {
-      // jQuery Mobile does not leave the page of a series for the page of a series
-      window.location.assign('explorer.html' + page);
-      window.location.reload();
+      // jQuery Mobile does not leave the page of a series for that of another: another query loads it afresh
+      var query = window.location.search.replace(/[?&]at=\d+/, '');
+      window.location.href = 'explorer.html' + query + (query ? '&' : '?') + 'at=' + Date.now() + page;
       return false;
     });
   }
@@ -31,7 +31,7 @@
     if (name) { box.append(link(id, name).css({ marginRight: '1em' })); }
     box.append(button, bar, words, results);
 
-    var until = 0, timer = null, alive = true;
+    var until = 0, timer = null, alive = true, listed = '';
 
     function show(told) {
       if (told.state === 'result') {
@@ -46,10 +46,14 @@
       words.text(said);
       bar.toggle(told.state !== 'new' && told.state !== 'not-sent').attr('value', told.progress);
       button.prop('disabled', !told.final);
-      results.empty();
-      $.each(told.results, function (_, result) {
-        results.append(' ', link(result.id, 'Open the enhanced series').addClass('dicomnode-result'));
-      });
+      var names = $.map(told.results, function (result) { return result.id; });
+      if (names.join() !== listed) { // a link that is being clicked stays the same link
+        listed = names.join();
+        results.empty();
+        $.each(names, function (_, name) {
+          results.append(' ', link(name, 'Open the enhanced series').addClass('dicomnode-result'));
+        });
+      }
     }
 
     function ask() {
