@@ -16,8 +16,7 @@ from dicomnode.node import Node
 from dicomnode.settings import Settings
 from tests.conftest import missing
 from tests.journey.scene import free_port, low_dose_series, wait_until
-from tests.orthanc.conftest import PLUGIN, node_settings
-from tests.orthanc.contract_node import ContractNode, answering
+from tests.orthanc.conftest import following, node_settings
 from tests.orthanc.orthancs import Orthanc, running_plugin
 
 EVIL = "<img src=x onerror=window.evil=1>"
@@ -52,45 +51,43 @@ def _evil(data: Dataset, _: int) -> None:
 def test_the_button_is_pressed_and_the_enhanced_series_appears(
     tmp_path: Path, orthanc_program: str, running_node: Callable[[Settings], Node], browser: Chrome
 ) -> None:
-    port = free_port()
-    orthanc = Orthanc(orthanc_program, tmp_path / "orthanc", node_port=port, plugin=PLUGIN)
-    settings = node_settings(tmp_path, port, orthanc)
-    contract = ContractNode(running_node(settings), settings, tmp_path, {})
-    with answering(contract) as url:
-        orthanc.configuration["DicomNode"] = {**PLUGIN, "Url": url, "Automatic": False}
-        with running_plugin(orthanc):
-            source = orthanc.upload(low_dose_series(tmp_path / "in", slices=10, side=128, change=_evil))
-            page = f"{orthanc.url}/app/explorer.html"
-            browser.get(f"{page}#series?uuid={source}")
-            wait_until(lambda: _find(browser, "button.dicomnode-enhance") is not None, 30)
-            button = browser.find_element(By.CSS_SELECTOR, "button.dicomnode-enhance")
-            assert button.text == "Enhance with dicomnode"
-            button.click()
-            seen: set[float] = set()
+    port, web_port = free_port(), free_port()
+    plugin = following(web_port, Automatic=False)
+    orthanc = Orthanc(orthanc_program, tmp_path / "orthanc", node_port=port, plugin=plugin)
+    running_node(node_settings(tmp_path, port, orthanc, web_port=web_port))
+    with running_plugin(orthanc):
+        source = orthanc.upload(low_dose_series(tmp_path / "in", slices=10, side=128, change=_evil))
+        page = f"{orthanc.url}/app/explorer.html"
+        browser.get(f"{page}#series?uuid={source}")
+        wait_until(lambda: _find(browser, "button.dicomnode-enhance") is not None, 30)
+        button = browser.find_element(By.CSS_SELECTOR, "button.dicomnode-enhance")
+        assert button.text == "Enhance with dicomnode"
+        button.click()
+        seen: set[float] = set()
 
-            def arrived() -> bool:
-                seen.add(_share(browser))
-                return _find(browser, "a.dicomnode-result") is not None
+        def arrived() -> bool:
+            seen.add(_share(browser))
+            return _find(browser, "a.dicomnode-result") is not None
 
-            wait_until(arrived, told=lambda: (seen, orthanc.plugin(source), orthanc.log()[-2000:]))
-            assert browser.save_screenshot(str(tmp_path / "series.png"))
-            assert any(0.0 < share < 1.0 for share in seen), seen
-            assert _share(browser) == 1.0
-            (result,) = orthanc.enhanced()
-            link = browser.find_element(By.CSS_SELECTOR, "a.dicomnode-result")
-            assert (link.get_attribute("href") or "").endswith(f"#series?uuid={result['ID']}")
-            link.click()
-            wait_until(lambda: "made by a dicomnode" in browser.page_source, 30, lambda: browser.current_url)
+        wait_until(arrived, told=lambda: (seen, orthanc.plugin(source), orthanc.log()[-2000:]))
+        assert browser.save_screenshot(str(tmp_path / "series.png"))
+        assert any(0.0 < share < 1.0 for share in seen), seen
+        assert _share(browser) == 1.0
+        (result,) = orthanc.enhanced()
+        link = browser.find_element(By.CSS_SELECTOR, "a.dicomnode-result")
+        assert (link.get_attribute("href") or "").endswith(f"#series?uuid={result['ID']}")
+        link.click()
+        wait_until(lambda: "made by a dicomnode" in browser.page_source, 30, lambda: browser.current_url)
 
-            study = orthanc.get(f"/series/{source}")["ParentStudy"]
-            browser.get(f"{page}#study?uuid={study}")
-            browser.refresh()
-            wait_until(lambda: len(browser.find_elements(By.CSS_SELECTOR, ".dicomnode-line")) == 2, 30)
-            wait_until(lambda: _find(browser, "a.dicomnode-result") is not None, 30)
-            assert browser.save_screenshot(str(tmp_path / "study.png"))
-            boxes = browser.find_elements(By.CSS_SELECTOR, ".dicomnode-box")
-            assert EVIL in boxes[0].text, "the description stands there as text"
-            assert html.escape(EVIL) in (boxes[0].get_attribute("innerHTML") or "")
+        study = orthanc.get(f"/series/{source}")["ParentStudy"]
+        browser.get(f"{page}#study?uuid={study}")
+        browser.refresh()
+        wait_until(lambda: len(browser.find_elements(By.CSS_SELECTOR, ".dicomnode-line")) == 2, 30)
+        wait_until(lambda: _find(browser, "a.dicomnode-result") is not None, 30)
+        assert browser.save_screenshot(str(tmp_path / "study.png"))
+        boxes = browser.find_elements(By.CSS_SELECTOR, ".dicomnode-box")
+        assert EVIL in boxes[0].text, "the description stands there as text"
+        assert html.escape(EVIL) in (boxes[0].get_attribute("innerHTML") or "")
 
 
 def _find(browser: Chrome, selector: str) -> WebElement | None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from dicomnode.node import Node
@@ -214,34 +213,3 @@ def test_nothing_is_sent_by_itself_where_automatic_is_off(tmp_path: Path, orthan
         assert (orthanc.plugin(source)["state"], orthanc.jobs()) == ("new", [])
         orthanc.post(f"/dicomnode/series/{source}/enhance")
         wait_until(lambda: orthanc.jobs() != [], 20)
-
-
-@pytest.mark.slow
-def test_two_orthancs_share_a_node(tmp_path: Path, orthanc_program: str, running_node: StartNode) -> None:
-    """Each sends its own series; the node sends every result to both, and nothing goes round."""
-    port = free_port()
-    first, second = (
-        Orthanc(orthanc_program, tmp_path / name, name, plugin=PLUGIN, node_port=port)
-        for name in ("ONE", "TWO")
-    )
-    node = running_node(node_settings(tmp_path, port, first, second))
-    with running_plugin(first, second):
-        of_first = first.upload(low_dose_series(tmp_path / "in1", seed=1))
-        of_second = second.upload(low_dose_series(tmp_path / "in2", seed=2))
-        first.wait_for(of_first, "done")
-        second.wait_for(of_second, "done")
-        wait_until(lambda: len(first.enhanced()) == len(second.enhanced()) == 2)
-        settle(4)
-        assert len(node.jobs()) == 2
-        assert [len(one.jobs()) for one in (first, second)] == [1, 1]
-        for orthanc, source in ((first, of_first), (second, of_second)):
-            (result,) = orthanc.plugin(source)["results"]
-            path = tmp_path / f"{orthanc.ae_title}.dcm"
-            path.write_bytes(_file(orthanc, result["id"]))
-            uid = orthanc.get(f"/series/{source}")["MainDicomTags"]["SeriesInstanceUID"]
-            assert dcmread(path).ReferencedSeriesSequence[0].SeriesInstanceUID == uid
-
-
-def _file(orthanc: Orthanc, series_id: str) -> bytes:
-    instance = orthanc.get(f"/series/{series_id}")["Instances"][0]
-    return orthanc.file(instance)

@@ -135,8 +135,8 @@ class Desk:
                 self._keep(series.orthanc_id, record.but(words=f"could not be tried again: {trouble}"))
                 return
         else:
-            if told.state == "unknown":
-                self._queue(series, record)
+            if told.state == "unknown" or (self._settings.pulls and not told.again):
+                self._queue(series, record)  # the node looks whether this Orthanc has more of it
                 return
         changes = {"phase": phases.FOLLOWING, "state": "asked", "words": "the node was asked to try again"}
         self._keep(series.orthanc_id, record.but(**changes, again=True, since=self._clock(), lost=0))
@@ -155,8 +155,10 @@ class Desk:
         if result_id in record.results:
             return
         record = record.but(results=(*record.results, result_id))
-        if record.final and record.state in ("new", "sent"):
-            record = record.but(state="done", words="the enhanced series has arrived", progress=1.0)
+        unheard = record.final or (record.phase == phases.FOLLOWING and not self.node_reachable)
+        if unheard and record.state in ("new", "sent"):
+            words = "the enhanced series has arrived"
+            record = record.but(phase=phases.REST, state="done", words=words, progress=1.0)
         self._keep(source_id, record)
 
     # --- the next step of what is under way -----------------------------------------------
@@ -209,11 +211,14 @@ class Desk:
         try:
             self._node.fetch(self._settings.source, self._archive.study_uid(series), series.uid)
         except NodeTrouble as trouble:
+            words = str(trouble)
+            if trouble.status == 404:
+                words = f"DicomNode.Source is {self._settings.source}, the node answers: {trouble}"
             if trouble.status == 422:  # malformed UIDs do not get better
-                ended = record.but(phase=phases.REST, state="failed", words=str(trouble))
+                ended = record.but(phase=phases.REST, state="failed", words=words)
                 self._keep(series.orthanc_id, ended)
             else:
-                self._failed(series.orthanc_id, record, str(trouble), trouble.retry_after_seconds)
+                self._failed(series.orthanc_id, record, words, trouble.retry_after_seconds)
             return
         self._node_answers()
         words = "the node was asked to fetch the images"

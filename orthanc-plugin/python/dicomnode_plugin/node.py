@@ -12,6 +12,10 @@ from urllib.parse import quote
 
 TIMEOUT_SECONDS = 5.0
 _LARGEST_ANSWER = 4 * 1024 * 1024
+_NO_SERIES = "2.25.0"
+"""A UID that no series has: asking for it tells whether the token is taken. /health answers everybody."""
+
+_NOT_A_NODE = "what answers at Url is not the HTTP of a dicomnode; Url names the node's web.port"
 
 FINAL = frozenset(("done", "undelivered", "refused", "held", "failed", "ignored", "superseded"))
 AGAIN = frozenset(("failed", "refused", "held", "undelivered"))
@@ -59,8 +63,12 @@ class NodeApi:
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay()).open
 
     def health(self) -> str:
-        """The version of the node. Raises NodeTrouble."""
-        return str(self._ask("GET", "/health").get("version", ""))
+        """The version of a node that answers and takes the token. Raises NodeTrouble."""
+        told = self._ask("GET", "/health")
+        if "ae_title" not in told:
+            raise NodeTrouble(_NOT_A_NODE)
+        self.series(_NO_SERIES)
+        return str(told.get("version", ""))
 
     def series(self, uid: str) -> NodeSeries:
         """What the node knows of a series. Raises NodeTrouble."""
@@ -89,17 +97,25 @@ class NodeApi:
             with error:
                 raise _refused(error) from None
         except urllib.error.URLError as error:
-            raise NodeTrouble(f"the node's HTTP does not answer ({error.reason})") from None
-        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise NodeTrouble(
+                f"the node's HTTP does not answer at {self._url} ({error.reason});"
+                " does it run, and is web.port set in its node.yaml?"
+            ) from None
+        except ValueError:
+            raise NodeTrouble(_NOT_A_NODE) from None
+        except (OSError, http.client.HTTPException) as error:
             raise NodeTrouble(f"the node's HTTP broke off ({type(error).__name__})") from None
 
 
 def _refused(error: urllib.error.HTTPError) -> NodeTrouble:
-    told = {401: "the node refuses the token", 403: "the node refuses the token"}.get(error.code, "")
     try:
-        told = told or str(_decoded(error.read(65536)).get("error", ""))[:300]
+        told = str(_decoded(error.read(65536)).get("error", ""))[:300]
     except (OSError, http.client.HTTPException, ValueError, NodeTrouble):
-        told = told or ""
+        told = ""
+    if error.code == 401:
+        told = "the node refuses the token: DicomNode.Token is to be its web.token"
+    elif error.code == 403:
+        told = f"the node refuses: {told or 'it asks for a token'}; DicomNode.Token is its web.token"
     after = str(error.headers.get("Retry-After", ""))
     seconds = float(after) if after.isascii() and after.isdigit() and len(after) < 7 else 0.0
     return NodeTrouble(f"{told or 'the node answered'} (HTTP {error.code})", error.code, seconds)
@@ -108,7 +124,7 @@ def _refused(error: urllib.error.HTTPError) -> NodeTrouble:
 def _decoded(content: bytes) -> Mapping[str, Any]:
     told = json.loads(content or b"{}")
     if not isinstance(told, dict):
-        raise NodeTrouble("what answers at Url is not a dicomnode")
+        raise NodeTrouble(_NOT_A_NODE)
     return told
 
 
@@ -128,4 +144,4 @@ def _read_series(told: Mapping[str, Any]) -> NodeSeries:
             again=tuple(str(job.get("job_id")) for job in jobs if job.get("status") in AGAIN),
         )
     except (KeyError, TypeError, ValueError):
-        raise NodeTrouble("what answers at Url is not a dicomnode") from None
+        raise NodeTrouble(_NOT_A_NODE) from None
