@@ -1,6 +1,7 @@
 """Orthanc Explorer in a headless browser: the button, the bar, the words and the link to the result."""
 
 import html
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -78,6 +79,7 @@ def test_the_button_is_pressed_and_the_enhanced_series_appears(
         assert (link.get_attribute("href") or "").endswith(f"#series?uuid={result['ID']}")
         link.click()
         wait_until(lambda: "made by a dicomnode" in browser.page_source, 30, lambda: browser.current_url)
+        assert re.search(r"[?]at=[0-9]+#", browser.current_url), "milliseconds, whatever Date.now() is here"
 
         study = orthanc.get(f"/series/{source}")["ParentStudy"]
         browser.get(f"{page}#study?uuid={study}")

@@ -63,6 +63,7 @@ def test_the_node_fetches_a_series_and_its_progress_is_seen(
         (result,) = orthanc.enhanced()
         assert [one["id"] for one in orthanc.plugin(source)["results"]] == [result["ID"]]
         assert len(result["Instances"]) == 9
+        assert orthanc.plugin(result["ID"])["state"] == "result", "at once, not when it is stable"
         assert orthanc.jobs() == [], "nothing was pushed"
 
         orthanc.upload(paths[9:])

@@ -144,10 +144,13 @@ class Desk:
     def _recognise(self, result: Series, headers: Sequence[routing.Header], record: Record) -> None:
         """A result: never sent, and linked with the series it was made from."""
         found = [one for uid in routing.sources_of(headers) for one in self._archive.lookup_series(uid)]
-        words = "made by a dicomnode; never sent"
-        self._keep(result.orthanc_id, record.but(phase=phases.REST, state="result", words=words))
+        self._mark(result.orthanc_id, record)
         if found:
             self._link(found[0], result.orthanc_id)
+
+    def _mark(self, result_id: str, record: Record) -> None:
+        words = "made by a dicomnode; never sent"
+        self._keep(result_id, record.but(phase=phases.REST, state="result", words=words))
 
     def _link(self, source_id: str, result_id: str) -> None:
         self._archive.mark_result(result_id, source_id)
@@ -328,6 +331,7 @@ class Desk:
             self._keep(series.orthanc_id, record.but(words="the result is on its way"))
             return
         for one in found:
+            self._mark(one, self._record(one))
             self._archive.mark_result(one, series.orthanc_id)
             self._archive.set_stable(one)
         words = "the enhanced series is here" if found else "its result has not come into this Orthanc"

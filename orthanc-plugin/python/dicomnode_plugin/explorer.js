@@ -5,6 +5,10 @@
 
   var EVERY_MS = 1000, PATIENCE_MS = 15000;
 
+  function nowMs() { // Orthanc Explorer carries a library that makes a Date of Date.now()
+    return new Date().getTime();
+  }
+
   function url(path) {
     return '../' + path;
   }
@@ -14,7 +18,7 @@
     return $('<a>').attr('href', page).attr('data-ajax', 'false').text(words).click(function () {
       // jQuery Mobile does not leave the page of a series for that of another: another query loads it afresh
       var query = window.location.search.replace(/[?&]at=\d+/, '');
-      window.location.href = 'explorer.html' + query + (query ? '&' : '?') + 'at=' + Date.now() + page;
+      window.location.href = 'explorer.html' + query + (query ? '&' : '?') + 'at=' + nowMs() + page;
       return false;
     });
   }
@@ -61,8 +65,10 @@
       if (!alive || !$.contains(document.documentElement, box[0])) { return; }
       $.ajax({ url: url('dicomnode/series/' + id), dataType: 'json', cache: false, success: function (told) {
         show(told);
-        if (!told.final || Date.now() < until) {
+        if (!told.final || nowMs() < until) {
           timer = setTimeout(ask, EVERY_MS);
+        } else if (told.state === 'new') { // not looked at yet, or left to the button
+          timer = setTimeout(ask, 5 * EVERY_MS);
         }
       }, error: function (answer) {
         var told = 'The dicomnode plugin does not answer.';
@@ -73,7 +79,7 @@
     }
 
     button.click(function () {
-      until = Date.now() + PATIENCE_MS;
+      until = nowMs() + PATIENCE_MS;
       button.prop('disabled', true);
       words.text('asked ...');
       $.ajax({ url: url('dicomnode/series/' + id + '/enhance'), type: 'POST', dataType: 'json', data: '',
