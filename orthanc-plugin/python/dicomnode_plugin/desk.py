@@ -10,7 +10,7 @@ from typing import Callable, Sequence
 
 from . import record as phases
 from . import routing
-from .archive import Archive, ArchiveTrouble, Series
+from .archive import Archive, ArchiveTrouble, Push, Series
 from .ledger import Ledger
 from .node import NodeApi, NodeSeries, NodeTrouble
 from .record import SENT_SHARE, Record
@@ -23,10 +23,16 @@ GRACE_SECONDS = 10.0
 ARRIVAL_SECONDS = 60.0
 """How long a result that the node has sent is looked for in this Orthanc."""
 
+UNREADABLE = "unreadable"
+"""State of a series of which Orthanc could not hand out the images."""
+
 _MOST_SENDING = 1
 """Orthanc's two threads for jobs are not ours alone."""
 _MOST_A_TURN = 20
 _HEALTH_SECONDS = 30.0
+_MOST_JOBS = 1000
+_EVENT_SECONDS = 5.0
+"""How long after its end a job may be forgotten before its event has come."""
 
 
 class Desk:
@@ -45,6 +51,7 @@ class Desk:
         self._tell, self._clock = tell, clock
         self._open: dict[str, Record] = {}
         self._asked: dict[str, float] = {}
+        self._ended_jobs: dict[str, bool] = {}
         self._node_failures, self._node_due, self._health_due = 0, 0.0, 0.0
         self.last_error: tuple[float, str] | None = None
         self.node_words = "" if node else "no Url is given: progress cannot be seen"
@@ -52,25 +59,30 @@ class Desk:
 
     # --- what is under way ----------------------------------------------------------------
 
-    def restore(self) -> None:
-        """Take up what was under way before the last stop."""
-        for series_id in self._ledger.opened():
-            self.adopt(series_id)
+    def restore(self) -> list[str]:
+        """Take up what was under way before the last stop; the series that are still to be looked at."""
+        return [series_id for series_id in self._ledger.opened() if not self.adopt(series_id)]
 
-    def adopt(self, series_id: str) -> None:
-        """Go on with a series where its record says it is."""
+    def adopt(self, series_id: str) -> bool:
+        """Go on with a series where its record says it is; whether it says so."""
         record = self._archive.record(series_id)
         if record is None or record.final:
             self._ledger.close(series_id)
-            self.consider(series_id)
-        else:
-            self._ledger.open(series_id)
-            self._open[series_id] = record
+            return False
+        self._ledger.open(series_id)
+        self._open[series_id] = record
+        return True
 
     def counts(self) -> dict[str, int]:
         """How many series are in each phase."""
         standing = [record.phase for record in tuple(self._open.values())]
         return {phase: standing.count(phase) for phase in (phases.WAITING, phases.SENDING, phases.FOLLOWING)}
+
+    def job_ended(self, job: str, succeeded: bool) -> None:
+        """Remember how a job ended: Orthanc keeps the last few only, or none. From any thread."""
+        self._ended_jobs[job] = succeeded
+        while len(self._ended_jobs) > _MOST_JOBS:
+            self._ended_jobs.pop(next(iter(self._ended_jobs)), None)
 
     def is_open(self, series_id: str) -> bool:
         """Is this series under way?"""
@@ -97,6 +109,16 @@ class Desk:
             self._keep(series_id, record.but(state="not-sent", words=f"not sent: {verdict.reason}"))
         elif verdict.send and self._settings.automatic:
             self._begin(series, record, asked=False)
+        elif record.state == UNREADABLE:
+            self._keep(series_id, record.but(state="new", words=""))
+
+    def cannot_read(self, series_id: str, trouble: str) -> None:
+        """Say that a series could not be looked at. Raises ArchiveTrouble."""
+        self._note(f"series {series_id}: cannot be read ({trouble}); tried again")
+        record = self._record(series_id)
+        if record.final:
+            words = f"cannot be read ({trouble}); tried again"
+            self._keep(series_id, record.but(state=UNREADABLE, words=words))
 
     def _begin(self, series: Series, record: Record, asked: bool) -> None:
         if record.phase == phases.SENDING:
@@ -221,10 +243,10 @@ class Desk:
 
     def _look(self, series_id: str, record: Record) -> None:
         """How far is the job that sends?"""
-        job = self._archive.job(record.job)
-        if job is None:  # Orthanc was killed before it had saved its jobs
-            words = "the transfer was broken off by a restart; sending again"
-            self._keep(series_id, record.but(phase=phases.WAITING, words=words, due=self._clock()))
+        job = self._archive.job(record.job) or self._forgotten(record)
+        if job is None:
+            if not 0.0 <= self._clock() - record.since < _EVENT_SECONDS:
+                self._broken_off(series_id, record)
         elif job.state == "Success":
             self._handed_over(series_id, record, "sent", f"{record.instances} images are at the node")
             self._hurry()
@@ -235,6 +257,23 @@ class Desk:
             self._failed(series_id, record.but(untouched=job.progress <= 0.0), job.trouble)
         else:
             self._keep(series_id, record.but(progress=round(SENT_SHARE * job.progress, 2)))
+
+    def _forgotten(self, record: Record) -> Push | None:
+        """A job that Orthanc no longer lists, by the event at its end."""
+        succeeded = self._ended_jobs.get(record.job)
+        if succeeded is None:
+            return None
+        state = "Success" if succeeded else "Failure"
+        return Push(state, float(succeeded), "" if succeeded else "Orthanc's log says why", cancelled=False)
+
+    def _broken_off(self, series_id: str, record: Record) -> None:
+        """Orthanc was killed before it had saved its jobs: at once again, but not for ever at once."""
+        if record.attempts:
+            self._failed(series_id, record, "the transfer was broken off, and Orthanc does not know its job")
+            return
+        words = "the transfer was broken off by a restart; sending again"
+        changes = {"phase": phases.WAITING, "words": words, "due": self._clock(), "attempts": 1}
+        self._keep(series_id, record.but(**changes))
 
     def _handed_over(self, series_id: str, record: Record, state: str, words: str) -> None:
         phase = phases.FOLLOWING if self._node else phases.REST
