@@ -30,6 +30,8 @@ _MOST_SENDING = 1
 """Orthanc's two threads for jobs are not ours alone."""
 _MOST_A_TURN = 20
 _HEALTH_SECONDS = 30.0
+_SILENCES = 3
+"""So often in a row the node's HTTP has not answered when a result ends what is followed."""
 _MOST_JOBS = 1000
 _EVENT_SECONDS = 5.0
 """How long after its end a job may be forgotten before its event has come."""
@@ -285,6 +287,7 @@ class Desk:
             progress=SENT_SHARE,
             attempts=0,
             since=self._clock(),
+            had=len(record.results),
         )
         self._keep(series_id, handed)
         series = self._archive.series(series_id)
@@ -326,11 +329,20 @@ class Desk:
             try:
                 told = self._node.series(series.uid)
             except NodeTrouble as trouble:
-                self._keep(series_id, self._open[series_id].but(words=str(trouble)))
                 self._node_fails(trouble)
+                self._unseen(series_id, self._open[series_id], trouble)
                 return
             self._node_answers()
             self._follow(series, self._open[series_id], told)
+
+    def _unseen(self, series_id: str, record: Record, trouble: NodeTrouble) -> None:
+        """The node does not say how far it is. That a result has come says enough."""
+        if self._node_failures < _SILENCES or len(record.results) <= record.had:
+            self._keep(series_id, record.but(words=str(trouble)))
+            return
+        words = f"the enhanced series has arrived; its progress was not seen: {trouble}"
+        ended = record.but(phase=phases.REST, state="done", words=words, progress=1.0, again=False)
+        self._keep(series_id, ended)
 
     def _follow(self, series: Series, record: Record, told: NodeSeries) -> None:
         fresh = self._clock() - record.since < GRACE_SECONDS
