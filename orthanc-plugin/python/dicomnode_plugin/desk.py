@@ -10,7 +10,7 @@ from typing import Callable, Sequence
 
 from . import record as phases
 from . import routing
-from .archive import Archive, ArchiveTrouble, Push, Series
+from .archive import Archive, ArchiveTrouble, Series
 from .ledger import Ledger
 from .node import NodeApi, NodeSeries, NodeTrouble
 from .record import SENT_SHARE, Record
@@ -32,7 +32,7 @@ _MOST_A_TURN = 20
 _HEALTH_SECONDS = 30.0
 _SILENCES = 3
 """So often in a row the node's HTTP has not answered when a result ends what is followed."""
-_MOST_JOBS = 1000
+_CLOCK_STEP_SECONDS = 1.0
 _EVENT_SECONDS = 5.0
 """How long after its end a job may be forgotten before its event has come."""
 
@@ -53,8 +53,8 @@ class Desk:
         self._tell, self._clock = tell, clock
         self._open: dict[str, Record] = {}
         self._asked: dict[str, float] = {}
-        self._ended_jobs: dict[str, bool] = {}
         self._node_failures, self._node_due, self._health_due = 0, 0.0, 0.0
+        self._worked_at = 0.0
         self.last_error: tuple[float, str] | None = None
         self.node_words = "" if node else "no Url is given: progress cannot be seen"
         self.node_reachable: bool | None = None
@@ -81,10 +81,8 @@ class Desk:
         return {phase: standing.count(phase) for phase in (phases.WAITING, phases.SENDING, phases.FOLLOWING)}
 
     def job_ended(self, job: str, succeeded: bool) -> None:
-        """Remember how a job ended: Orthanc keeps the last few only, or none. From any thread."""
-        self._ended_jobs[job] = succeeded
-        while len(self._ended_jobs) > _MOST_JOBS:
-            self._ended_jobs.pop(next(iter(self._ended_jobs)), None)
+        """Remember how a job ended. From any thread."""
+        self._archive.job_ended(job, succeeded)
 
     def is_open(self, series_id: str) -> bool:
         """Is this series under way?"""
@@ -187,6 +185,7 @@ class Desk:
 
     def work(self) -> float:
         """Do what is due; return after how many seconds to come again. Raises ArchiveTrouble."""
+        self._mind_the_clock()
         for series_id in self._in(phases.SENDING):
             self._look(series_id, self._open[series_id])
         self._hand_over_due()
@@ -197,6 +196,18 @@ class Desk:
         now = self._clock()
         waiting = [self._open[one].due - now for one in self._in(phases.WAITING)]
         return min(_HEALTH_SECONDS, max(0.05, min(waiting, default=_HEALTH_SECONDS)))
+
+    def _mind_the_clock(self) -> None:
+        """A clock that was set back must not make anything wait until it is that late once more."""
+        before, self._worked_at = self._worked_at, self._clock()
+        back = before - self._worked_at
+        if back <= _CLOCK_STEP_SECONDS:
+            return
+        self._asked.clear()
+        self._node_due = self._health_due = 0.0
+        for series_id, record in tuple(self._open.items()):
+            shifted = record.but(due=max(0.0, record.due - back), since=max(0.0, record.since - back))
+            self._keep(series_id, shifted)
 
     def _in(self, phase: str) -> list[str]:
         return [series_id for series_id, record in self._open.items() if record.phase == phase]
@@ -245,7 +256,7 @@ class Desk:
 
     def _look(self, series_id: str, record: Record) -> None:
         """How far is the job that sends?"""
-        job = self._archive.job(record.job) or self._forgotten(record)
+        job = self._archive.job(record.job)
         if job is None:
             if not 0.0 <= self._clock() - record.since < _EVENT_SECONDS:
                 self._broken_off(series_id, record)
@@ -259,14 +270,6 @@ class Desk:
             self._failed(series_id, record.but(untouched=job.progress <= 0.0), job.trouble)
         else:
             self._keep(series_id, record.but(progress=round(SENT_SHARE * job.progress, 2)))
-
-    def _forgotten(self, record: Record) -> Push | None:
-        """A job that Orthanc no longer lists, by the event at its end."""
-        succeeded = self._ended_jobs.get(record.job)
-        if succeeded is None:
-            return None
-        state = "Success" if succeeded else "Failure"
-        return Push(state, float(succeeded), "" if succeeded else "Orthanc's log says why", cancelled=False)
 
     def _broken_off(self, series_id: str, record: Record) -> None:
         """Orthanc was killed before it had saved its jobs: at once again, but not for ever at once."""
