@@ -31,6 +31,7 @@ cat > "$folder/etc/here.json" <<JSON
 }
 JSON
 
+export TCP_NODELAY=1  # Debian's DCMTK sends many times slower without
 export DICOMNODE__NODE__HOST=127.0.0.1
 export DICOMNODE__NODE__SPOOL="$folder/spool"
 export DICOMNODE__NODE__PORT="${DICOMNODE_PORT:-11112}"

@@ -76,7 +76,7 @@ def on_change(change: int, level: int, resource: str) -> None:
     elif change == orthanc.ChangeType.STABLE_SERIES:
         plugin.worker.announce(resource)
     elif change in (orthanc.ChangeType.JOB_SUCCESS, orthanc.ChangeType.JOB_FAILURE):
-        plugin.worker.wake()
+        plugin.worker.job_ended(resource, change == orthanc.ChangeType.JOB_SUCCESS)
 
 
 def on_request(output: Any, uri: str, **request: Any) -> None:

@@ -62,6 +62,7 @@ def test_the_plain_commands_start_both_and_end_both(tmp_path: Path) -> None:
         for name in ("ORTHANC_DICOM_PORT", "ORTHANC_HTTP_PORT", "DICOMNODE_PORT", "DICOMNODE_WEB_PORT")
     }
     environment = {**os.environ, **{name: str(port) for name, port in ports.items()}}
+    environment.pop("TCP_NODELAY", None)
     with (tmp_path / "log").open("wb") as log:
         both = subprocess.Popen(
             [DEPLOY / "orthanc" / "run.sh", tmp_path / "site"], env=environment, stdout=log, stderr=log
@@ -78,6 +79,9 @@ def test_the_plain_commands_start_both_and_end_both(tmp_path: Path) -> None:
         _await(lambda: httpx.get(f"{web}/dicomnode/status").json()["node"]["reachable"] is True, both, told)
         assert echo(archive, "TEST") >= 0
         assert httpx.post(f"{web}/modalities/dicomnode/echo", json={}).is_success, "Orthanc reaches the node"
+        started = Path(f"/proc/{both.pid}/task/{both.pid}/children").read_text().split()
+        environments = [Path(f"/proc/{child}/environ").read_bytes().split(b"\0") for child in started]
+        assert sum(b"TCP_NODELAY=1" in one for one in environments) >= 2, "DCMTK sends without pauses"
     finally:
         both.send_signal(signal.SIGTERM)
         both.wait(timeout=60)

@@ -58,6 +58,8 @@ class Orthanc:
             self.configuration.update(
                 {"Plugins": [str(PYTHON_PLUGIN)], "PythonScript": str(SCRIPT), "DicomNode": plugin}
             )
+        self.started_with: Path | None = None
+        """A folder of configuration instead of the file that is written here."""
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -73,7 +75,10 @@ class Orthanc:
         path.write_text(json.dumps(self.configuration))
         with (self._folder / "orthanc.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._program, str(path)], stdout=log, stderr=log, env={**os.environ, "TCP_NODELAY": "1"}
+                [self._program, str(self.started_with or path)],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "TCP_NODELAY": "1"},
             )
         wait_until(self._answers, 60, self.log)
         return self

@@ -71,6 +71,7 @@ class Push:
         return self.state in ("Success", "Failure")
 
 
+_MOST_JOBS = 1000
 _CANCELED = 37  # OrthancPluginErrorCode_CanceledJob
 
 
@@ -79,6 +80,7 @@ class Archive:
 
     def __init__(self, sdk: Sdk) -> None:
         self._sdk = sdk
+        self._ended_jobs: dict[str, bool] = {}
 
     def series(self, orthanc_id: str) -> Series | None:
         """A series, or None where there is none."""
@@ -143,10 +145,13 @@ class Archive:
         return str(json.loads(answer)["ID"])
 
     def job(self, name: str) -> Push | None:
-        """How far a job is, or None where Orthanc has forgotten it."""
+        """How far a job is; None where Orthanc has forgotten it, and no event told how it ended."""
         told = self._get(f"/jobs/{name}")
         if told is None:
-            return None
+            succeeded = self._ended_jobs.get(name)
+            if succeeded is None:
+                return None
+            told = {"State": "Success" if succeeded else "Failure", "ErrorDetails": "Orthanc's log says why"}
         trouble = str(told.get("ErrorDetails") or told.get("ErrorDescription") or "")
         return Push(
             state=str(told.get("State", "")),
@@ -154,6 +159,12 @@ class Archive:
             trouble=" ".join(trouble.split())[:300],
             cancelled=told.get("ErrorCode") == _CANCELED,
         )
+
+    def job_ended(self, name: str, succeeded: bool) -> None:
+        """Remember how a job ended: Orthanc keeps the last few only, or none. From any thread."""
+        self._ended_jobs[name] = succeeded
+        while len(self._ended_jobs) > _MOST_JOBS:
+            self._ended_jobs.pop(next(iter(self._ended_jobs)), None)
 
     def _put(self, orthanc_id: str, number: int, value: str) -> bytes | None:
         return self._call("RestApiPut", f"/series/{orthanc_id}/metadata/{number}", value)

@@ -23,10 +23,18 @@ GRACE_SECONDS = 10.0
 ARRIVAL_SECONDS = 60.0
 """How long a result that the node has sent is looked for in this Orthanc."""
 
+UNREADABLE = "unreadable"
+"""State of a series of which Orthanc could not hand out the images."""
+
 _MOST_SENDING = 1
 """Orthanc's two threads for jobs are not ours alone."""
 _MOST_A_TURN = 20
 _HEALTH_SECONDS = 30.0
+_SILENCES = 3
+"""So often in a row the node's HTTP has not answered when a result ends what is followed."""
+_CLOCK_STEP_SECONDS = 1.0
+_EVENT_SECONDS = 5.0
+"""How long after its end a job may be forgotten before its event has come."""
 
 
 class Desk:
@@ -46,31 +54,35 @@ class Desk:
         self._open: dict[str, Record] = {}
         self._asked: dict[str, float] = {}
         self._node_failures, self._node_due, self._health_due = 0, 0.0, 0.0
+        self._worked_at = 0.0
         self.last_error: tuple[float, str] | None = None
         self.node_words = "" if node else "no Url is given: progress cannot be seen"
         self.node_reachable: bool | None = None
 
     # --- what is under way ----------------------------------------------------------------
 
-    def restore(self) -> None:
-        """Take up what was under way before the last stop."""
-        for series_id in self._ledger.opened():
-            self.adopt(series_id)
+    def restore(self) -> list[str]:
+        """Take up what was under way before the last stop; the series that are still to be looked at."""
+        return [series_id for series_id in self._ledger.opened() if not self.adopt(series_id)]
 
-    def adopt(self, series_id: str) -> None:
-        """Go on with a series where its record says it is."""
+    def adopt(self, series_id: str) -> bool:
+        """Go on with a series where its record says it is; whether it says so."""
         record = self._archive.record(series_id)
         if record is None or record.final:
             self._ledger.close(series_id)
-            self.consider(series_id)
-        else:
-            self._ledger.open(series_id)
-            self._open[series_id] = record
+            return False
+        self._ledger.open(series_id)
+        self._open[series_id] = record
+        return True
 
     def counts(self) -> dict[str, int]:
         """How many series are in each phase."""
         standing = [record.phase for record in tuple(self._open.values())]
         return {phase: standing.count(phase) for phase in (phases.WAITING, phases.SENDING, phases.FOLLOWING)}
+
+    def job_ended(self, job: str, succeeded: bool) -> None:
+        """Remember how a job ended. From any thread."""
+        self._archive.job_ended(job, succeeded)
 
     def is_open(self, series_id: str) -> bool:
         """Is this series under way?"""
@@ -97,6 +109,16 @@ class Desk:
             self._keep(series_id, record.but(state="not-sent", words=f"not sent: {verdict.reason}"))
         elif verdict.send and self._settings.automatic:
             self._begin(series, record, asked=False)
+        elif record.state == UNREADABLE:
+            self._keep(series_id, record.but(state="new", words=""))
+
+    def cannot_read(self, series_id: str, trouble: str) -> None:
+        """Say that a series could not be looked at. Raises ArchiveTrouble."""
+        self._note(f"series {series_id}: cannot be read ({trouble}); tried again")
+        record = self._record(series_id)
+        if record.final:
+            words = f"cannot be read ({trouble}); tried again"
+            self._keep(series_id, record.but(state=UNREADABLE, words=words))
 
     def _begin(self, series: Series, record: Record, asked: bool) -> None:
         if record.phase == phases.SENDING:
@@ -168,6 +190,7 @@ class Desk:
 
     def work(self) -> float:
         """Do what is due; return after how many seconds to come again. Raises ArchiveTrouble."""
+        self._mind_the_clock()
         for series_id in self._in(phases.SENDING):
             self._look(series_id, self._open[series_id])
         self._hand_over_due()
@@ -178,6 +201,18 @@ class Desk:
         now = self._clock()
         waiting = [self._open[one].due - now for one in self._in(phases.WAITING)]
         return min(_HEALTH_SECONDS, max(0.05, min(waiting, default=_HEALTH_SECONDS)))
+
+    def _mind_the_clock(self) -> None:
+        """A clock that was set back must not make anything wait until it is that late once more."""
+        before, self._worked_at = self._worked_at, self._clock()
+        back = before - self._worked_at
+        if back <= _CLOCK_STEP_SECONDS:
+            return
+        self._asked.clear()
+        self._node_due = self._health_due = 0.0
+        for series_id, record in tuple(self._open.items()):
+            shifted = record.but(due=max(0.0, record.due - back), since=max(0.0, record.since - back))
+            self._keep(series_id, shifted)
 
     def _in(self, phase: str) -> list[str]:
         return [series_id for series_id, record in self._open.items() if record.phase == phase]
@@ -230,9 +265,9 @@ class Desk:
     def _look(self, series_id: str, record: Record) -> None:
         """How far is the job that sends?"""
         job = self._archive.job(record.job)
-        if job is None:  # Orthanc was killed before it had saved its jobs
-            words = "the transfer was broken off by a restart; sending again"
-            self._keep(series_id, record.but(phase=phases.WAITING, words=words, due=self._clock()))
+        if job is None:
+            if not 0.0 <= self._clock() - record.since < _EVENT_SECONDS:
+                self._broken_off(series_id, record)
         elif job.state == "Success":
             self._handed_over(series_id, record, "sent", f"{record.instances} images are at the node")
             self._hurry()
@@ -244,6 +279,15 @@ class Desk:
         else:
             self._keep(series_id, record.but(progress=round(SENT_SHARE * job.progress, 2)))
 
+    def _broken_off(self, series_id: str, record: Record) -> None:
+        """Orthanc was killed before it had saved its jobs: at once again, but not for ever at once."""
+        if record.attempts:
+            self._failed(series_id, record, "the transfer was broken off, and Orthanc does not know its job")
+            return
+        words = "the transfer was broken off by a restart; sending again"
+        changes = {"phase": phases.WAITING, "words": words, "due": self._clock(), "attempts": 1}
+        self._keep(series_id, record.but(**changes))
+
     def _handed_over(self, series_id: str, record: Record, state: str, words: str) -> None:
         phase = phases.FOLLOWING if self._node else phases.REST
         handed = record.but(
@@ -254,6 +298,7 @@ class Desk:
             progress=SENT_SHARE,
             attempts=0,
             since=self._clock(),
+            had=len(record.results),
         )
         self._keep(series_id, handed)
         series = self._archive.series(series_id)
@@ -295,11 +340,20 @@ class Desk:
             try:
                 told = self._node.series(series.uid)
             except NodeTrouble as trouble:
-                self._keep(series_id, self._open[series_id].but(words=str(trouble)))
                 self._node_fails(trouble)
+                self._unseen(series_id, self._open[series_id], trouble)
                 return
             self._node_answers()
             self._follow(series, self._open[series_id], told)
+
+    def _unseen(self, series_id: str, record: Record, trouble: NodeTrouble) -> None:
+        """The node does not say how far it is. That a result has come says enough."""
+        if self._node_failures < _SILENCES or len(record.results) <= record.had:
+            self._keep(series_id, record.but(words=str(trouble)))
+            return
+        words = f"the enhanced series has arrived; its progress was not seen: {trouble}"
+        ended = record.but(phase=phases.REST, state="done", words=words, progress=1.0, again=False)
+        self._keep(series_id, ended)
 
     def _follow(self, series: Series, record: Record, told: NodeSeries) -> None:
         fresh = self._clock() - record.since < GRACE_SECONDS

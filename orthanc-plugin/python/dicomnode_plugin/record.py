@@ -24,7 +24,8 @@ class Record:
     `state` is the word that people see, `phase` what the worker has to do; `progress` is 0 to 1 and never
     falls while the images stay the same. `due` (of the next attempt) and `since` (the present step began)
     are Unix times in seconds. `untouched`: the last attempt brought no image over. `again`: the node knew the
-    series before, so its first answers may be old ones.
+    series before, so its first answers may be old ones. `had`: how many results were here when it was
+    handed over.
     """
 
     phase: str = REST
@@ -46,6 +47,7 @@ class Record:
     rule: str | None = None
     reason: str | None = None
     results: tuple[str, ...] = ()
+    had: int = 0
 
     @property
     def final(self) -> bool:

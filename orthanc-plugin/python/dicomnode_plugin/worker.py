@@ -21,6 +21,15 @@ _MOST_A_TURN = 20
 _DAY_SECONDS = 86400.0
 
 
+@dataclass(frozen=True)
+class Later:
+    """An announcement to look at: not before `due` (monotonic, seconds), after that many failures."""
+
+    due: float = 0.0
+    ticket: Any = None
+    failures: int = 0
+
+
 @dataclass
 class Sweep:
     """The look over all series at start, for what no event told of."""
@@ -46,7 +55,7 @@ class Worker:
         self._settings, self._sdk, self._desk, self._ledger = settings, sdk, desk, ledger
         self._archive = Archive(sdk)
         self._stable_age_seconds, self._tell = stable_age_seconds, tell
-        self._later: dict[str, float] = {}
+        self._later: dict[str, Later] = {}
         self._sweeping: Iterator[None] | None = None
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="dicomnode", daemon=True)
@@ -61,8 +70,9 @@ class Worker:
         self._ledger.announce(BY_HAND + series_id if by_hand else series_id)
         self._wake.set()
 
-    def wake(self) -> None:
-        """Something has happened that is worth a look."""
+    def job_ended(self, job: str, succeeded: bool) -> None:
+        """A job of Orthanc's has ended, which Orthanc may forget at once; quick, from any thread."""
+        self._desk.job_ended(job, succeeded)
         self._wake.set()
 
     def stop(self, seconds: float = 10.0) -> None:
@@ -78,7 +88,7 @@ class Worker:
             pause = self._settings.retry_seconds
             try:
                 if not restored:
-                    self._desk.restore()
+                    self._later.update(dict.fromkeys(self._desk.restore(), Later()))
                     restored = True
                 pause = self._turn()
             except ArchiveTrouble as trouble:
@@ -98,8 +108,8 @@ class Worker:
         pause = self._desk.work()
         if not self.sweep.finished:
             return 0.0
-        now = time.time()
-        return min([pause, *(max(0.05, due - now) for due in self._later.values())])
+        now = time.monotonic()
+        return min([pause, *(max(0.05, later.due - now) for later in self._later.values())])
 
     def _take_announced(self) -> None:
         for _ in range(_MOST_A_TURN):
@@ -107,23 +117,36 @@ class Worker:
             if taken is None:
                 return
             text, ticket = taken
-            by_hand = text.startswith(BY_HAND)
-            try:
-                self._desk.consider(text[len(BY_HAND) :] if by_hand else text, by_hand)
-            except ArchiveTrouble:
-                self._ledger.announce(text)
-                raise
-            finally:
-                self._ledger.acknowledge(ticket)
+            self._consider(text, Later(ticket=ticket))
         self._wake.set()
 
     def _take_later(self) -> None:
-        now = time.time()
-        due = [one for one, moment in self._later.items() if moment <= now]
-        for series_id in due[:_MOST_A_TURN]:
-            self._later[series_id] = now + self._settings.retry_seconds
-            self._desk.consider(series_id)
-            del self._later[series_id]
+        now = time.monotonic()
+        due = [text for text, later in self._later.items() if later.due <= now]
+        for text in due[:_MOST_A_TURN]:
+            self._consider(text, self._later[text])
+
+    def _consider(self, text: str, later: Later) -> None:
+        """Look at a series. One that cannot be read waits for another try, and keeps no other waiting."""
+        by_hand = text.startswith(BY_HAND)
+        series_id = text[len(BY_HAND) :] if by_hand else text
+        self._later.pop(text, None)
+        try:
+            self._desk.consider(series_id, by_hand)
+        except ArchiveTrouble as trouble:
+            failures = later.failures + 1
+            pause = self._settings.pause_seconds(failures)
+            self._later[text] = Later(time.monotonic() + pause, later.ticket, failures)
+            self._desk.cannot_read(series_id, str(trouble))
+            return  # not acknowledged: after a restart it comes again
+        except Exception:
+            self._acknowledge(later)
+            raise
+        self._acknowledge(later)
+
+    def _acknowledge(self, later: Later) -> None:
+        if later.ticket is not None:
+            self._ledger.acknowledge(later.ticket)
 
     # --- the sweep ------------------------------------------------------------------------
 
@@ -154,7 +177,9 @@ class Worker:
             self._desk.adopt(series.orthanc_id)
         elif series.stable and (record is None or record.seen != series.fingerprint):
             self.sweep.found += 1
-            self._later[series.orthanc_id] = series.updated + self._stable_age_seconds
+            left = series.updated + self._stable_age_seconds - time.time()
+            due = time.monotonic() + min(max(left, 0.0), self._stable_age_seconds)
+            self._later.setdefault(series.orthanc_id, Later(due))
 
     def _cutoff(self) -> float:
         """Unix time in seconds: nothing older is swept, nor what was there before the plugin was."""
