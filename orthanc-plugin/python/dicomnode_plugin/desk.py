@@ -23,9 +23,6 @@ GRACE_SECONDS = 10.0
 ARRIVAL_SECONDS = 60.0
 """How long a result that the node has sent is looked for in this Orthanc."""
 
-UNREADABLE = "unreadable"
-"""State of a series of which Orthanc could not hand out the images."""
-
 _MOST_SENDING = 1
 """Orthanc's two threads for jobs are not ours alone."""
 _MOST_A_TURN = 20
@@ -109,16 +106,16 @@ class Desk:
             self._keep(series_id, record.but(state="not-sent", words=f"not sent: {verdict.reason}"))
         elif verdict.send and self._settings.automatic:
             self._begin(series, record, asked=False)
-        elif record.state == UNREADABLE:
+        elif record.state == phases.UNREADABLE:
             self._keep(series_id, record.but(state="new", words=""))
 
     def cannot_read(self, series_id: str, trouble: str) -> None:
         """Say that a series could not be looked at. Raises ArchiveTrouble."""
-        self._note(f"series {series_id}: cannot be read ({trouble}); tried again")
+        words = f"cannot be read ({trouble}); tried again"
+        self._note(f"series {series_id}: {words}")
         record = self._record(series_id)
         if record.final:
-            words = f"cannot be read ({trouble}); tried again"
-            self._keep(series_id, record.but(state=UNREADABLE, words=words))
+            self._keep(series_id, record.but(state=phases.UNREADABLE, words=words))
 
     def _begin(self, series: Series, record: Record, asked: bool) -> None:
         if record.phase == phases.SENDING:
@@ -180,8 +177,7 @@ class Desk:
         if result_id in record.results:
             return
         record = record.but(results=(*record.results, result_id))
-        unheard = record.final or (record.phase == phases.FOLLOWING and not self.node_reachable)
-        if unheard and record.state in ("new", "sent"):
+        if record.final and record.state in ("new", "sent"):
             words = "the enhanced series has arrived"
             record = record.but(phase=phases.REST, state="done", words=words, progress=1.0)
         self._keep(source_id, record)
@@ -352,8 +348,8 @@ class Desk:
             self._keep(series_id, record.but(words=str(trouble)))
             return
         words = f"the enhanced series has arrived; its progress was not seen: {trouble}"
-        ended = record.but(phase=phases.REST, state="done", words=words, progress=1.0, again=False)
-        self._keep(series_id, ended)
+        changes = {"phase": phases.REST, "state": "done", "words": words, "again": False}
+        self._keep(series_id, record.but(**changes, progress=1.0))
 
     def _follow(self, series: Series, record: Record, told: NodeSeries) -> None:
         fresh = self._clock() - record.since < GRACE_SECONDS
@@ -367,9 +363,8 @@ class Desk:
         words = told.words or told.reason or ""
         record = record.but(rule=told.rule, reason=told.reason, lost=0)
         if not told.final:
-            self._keep(
-                series.orthanc_id, record.but(state=told.state, words=words, progress=progress, again=False)
-            )
+            going = record.but(state=told.state, words=words, progress=progress, again=False)
+            self._keep(series.orthanc_id, going)
         elif told.state == "done":
             self._done(series, record, told)
         else:

@@ -13,6 +13,9 @@ WAITING = "waiting"  # to be handed over, at once or after a pause
 SENDING = "sending"  # a job of Orthanc sends it
 FOLLOWING = "following"  # the node has all of it; its progress is followed
 
+UNREADABLE = "unreadable"
+"""State of a series of which Orthanc could not hand out the images."""
+
 SENT_SHARE = 0.1
 """The part of the progress bar that stands for the way to the node."""
 
