@@ -53,7 +53,12 @@ class Site:
             "DICOMNODE__SOURCES__0__PORT": ports["ORTHANC_DICOM_PORT"],
             **node,
         }
-        self.web = httpx.Client(base_url=f"http://127.0.0.1:{self.ports['ORTHANC_HTTP_PORT']}", timeout=60.0)
+        self.web = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.ports['ORTHANC_HTTP_PORT']}",
+            timeout=60.0,
+            trust_env=False,
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
         self.orthanc: subprocess.Popen[bytes] | None = None
         self.node: subprocess.Popen[bytes] | None = None
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -23,6 +24,10 @@ _USUAL_HTTP_PORT: Final = 8042
 _START_SECONDS: Final = 60.0
 _STABLE_AGE_SECONDS: Final = 3
 _SETTLE_SECONDS: Final = 60.0
+_BROWSER_SECONDS: Final = 60.0
+_BROWSER_TRIES: Final = 3
+_NO_KEEPING: Final = httpx.Limits(max_keepalive_connections=0)
+"""Orthanc lets go of quiet connections; no request shall meet that moment."""
 
 
 class OrthancMissing(DicomnodeError):
@@ -53,7 +58,7 @@ class OrthancPacs:
         self._room = tempfile.TemporaryDirectory(prefix="dicomnode-orthanc-")
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"http://127.0.0.1:{port_if_free(_USUAL_HTTP_PORT) or free_port()}"
-        self._web = httpx.Client(base_url=self.url, timeout=60.0)
+        self._web = httpx.Client(base_url=self.url, timeout=60.0, trust_env=False, limits=_NO_KEEPING)
 
     def open(self, node_port: int) -> None:
         """Start Orthanc and wait until it answers. Raises DemoFailed."""
@@ -137,22 +142,25 @@ class OrthancPacs:
         return f"{self.url}/app/explorer.html#study?uuid={self._get('/studies')[0]}"
 
     def photograph(self, picture: Path) -> bool:
-        """Keep a picture of the study's page; False where no browser is at hand."""
+        """Keep a picture of the study's page; False where no browser is at hand, or none that draws it."""
         browser = next((found for name in _BROWSERS if (found := shutil.which(name))), None)
-        if browser is None:
-            return False
-        with tempfile.TemporaryDirectory(prefix="dicomnode-browser-") as profile:
-            subprocess.run(
-                [
-                    *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
-                    *(f"--user-data-dir={profile}", f"--screenshot={picture.resolve()}"),
-                    *("--window-size=1280,900", "--virtual-time-budget=8000", self.study_page),
-                ],
-                capture_output=True,
-                timeout=120,
-                check=False,
-            )
-        return picture.exists()
+        page = self.study_page
+        for _ in range(_BROWSER_TRIES if browser else 0):
+            # A browser that ends badly leaves children that go on writing into its profile for a moment.
+            with tempfile.TemporaryDirectory(
+                prefix="dicomnode-browser-", ignore_cleanup_errors=True
+            ) as profile:
+                command = [
+                    *(str(browser), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
+                    *("--disable-dev-shm-usage", f"--user-data-dir={profile}"),
+                    *(f"--screenshot={picture.resolve()}", "--window-size=1280,900"),
+                    *("--virtual-time-budget=8000", page),
+                ]
+                with suppress(subprocess.TimeoutExpired):
+                    subprocess.run(command, capture_output=True, timeout=_BROWSER_SECONDS, check=False)
+            if picture.exists():
+                return True
+        return False
 
     def __enter__(self) -> Self:
         return self

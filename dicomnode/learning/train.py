@@ -3,6 +3,8 @@
 import argparse
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -10,7 +12,7 @@ from rich.console import Console
 
 from dicomnode.engines.catalog import chosen_device
 from dicomnode.errors import TrainingError
-from dicomnode.learning.plans import STAGES, plan
+from dicomnode.learning.plans import STAGES, Plan, plan
 from dicomnode.learning.provenance import held_out_text, note_in_card
 from dicomnode.learning.recipe import load_recipe
 from dicomnode.learning.session import Session
@@ -80,9 +82,6 @@ def run(arguments: argparse.Namespace) -> int:
     device = chosen_device(arguments.device)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    torch.set_flush_denormal(
-        True
-    )  # the first gradients are tiny, and denormal numbers cost ten times the time
     torch.backends.cudnn.benchmark = True  # every batch has the same shape
     folder = arguments.run or Path("runs") / recipe.model_id
     workers = _workers(device) if arguments.workers is None else arguments.workers
@@ -93,13 +92,28 @@ def run(arguments: argparse.Namespace) -> int:
     stages = plan(recipe, session, arguments.models)
     if arguments.until not in stages:
         raise TrainingError(f"--until {arguments.until}: {arguments.recipe} has {', '.join(stages)}")
+    with _denormals_flushed():
+        return _walk(stages, arguments.until, console)
+
+
+def _walk(stages: Plan, until: str, console: Console) -> int:
     for stage, do in stages.items():
         if not do():
             console.print(f"time is up in stage [bold]{stage}[/]: run the same command again to go on")
             return TIME_IS_UP
-        if stage == arguments.until:
+        if stage == until:
             break
     return 0
+
+
+@contextmanager
+def _denormals_flushed() -> Iterator[None]:
+    """The first gradients are tiny, and denormal numbers cost ten times the time; later they count again."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def _workers(device: torch.device) -> int:

@@ -89,6 +89,7 @@ def test_the_demonstration_with_a_real_orthanc(example: list[Path], tmp_path: Pa
     assert report["rmse_hu"]["after"] < report["rmse_hu"]["before"]
     assert len(list((tmp_path / "pacs").glob("*.dcm"))) == 4
     if shutil.which("chromium"):
+        assert "the study as Orthanc shows it" in said.stdout
         with Image.open(tmp_path / "orthanc-study.png") as page:
             assert page.size == (1280, 900)
             assert len(page.convert("L").getcolors()) > 50, "an empty page has a few colours"
