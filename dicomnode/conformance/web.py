@@ -1,5 +1,7 @@
 """What the statement says of HTTP: web services that series are fetched by, and the node's own interface."""
 
+from typing import Final
+
 from dicomnode.conformance.document import Items, Part, Section, code, table
 from dicomnode.journey.pulling import (
     AT_ONCE,
@@ -12,13 +14,14 @@ from dicomnode.network.web_archive import LONGEST_TIMES
 from dicomnode.settings import Settings, WebSource
 
 _TITLE = "DICOM Web Services"
+_NO_DICOMWEB: Final = "Not used, because no `web_sources` of kind `dicomweb` are configured."
 _NO_SERVER = "As origin server none is supported: nothing of this node can be queried, retrieved or stored."
 
 
 def web_overview(settings: Settings) -> Section:
     """Section 1.3."""
     if not _dicomweb(settings):
-        return Section(_TITLE, ("Not supported.",))
+        return Section(_TITLE, (_NO_DICOMWEB,))
     rows = [("Search (QIDO-RS): instances", "yes", "no"), ("Retrieve (WADO-RS): instance", "yes", "no")]
     return Section(_TITLE, (table("Web services", "Service | User agent | Origin server", rows),))
 
@@ -74,7 +77,7 @@ def web_services(settings: Settings) -> Section:
 
 def web_configuration(settings: Settings) -> Section:
     """Section 6.3."""
-    said = "Not supported."
+    said = "No `web_sources` are configured."
     if settings.web_sources:
         said = "`web_sources`: name, kind, root and credentials of what series are fetched from."
     return Section("Configuration of DICOM Web Services", (said,))

@@ -132,3 +132,6 @@ def test_a_second_sender_is_known_after_a_crash_before_anybody_was_told(
             send_as("ORTHANC-B", node.port, paths[:1])
         with Node(settings, engine=engine) as node:
             wait_until(lambda: len(b.images()) == 4, told=node.jobs)
+            wait_for_jobs(node)
+        assert a.kept() == b.kept(), "the same result"
+        assert len(a.asked) == len(a.kept()), "nothing was sent twice"
