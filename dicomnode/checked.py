@@ -66,7 +66,7 @@ def _uid_key(secret: SecretStr) -> SecretStr:
 
 
 def _web_address(text: str) -> str:
-    """The root of a web service, without the slash at its end."""
+    """The root of a web service, its scheme in small letters, without the slash at its end."""
     try:
         parts = urlsplit(text)
         sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -76,7 +76,7 @@ def _web_address(text: str) -> str:
         raise ValueError("an address begins with http:// or https:// and a host: http://127.0.0.1:8042")
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise ValueError("an address holds no credentials, no '?' and no '#'; username and password are keys")
-    return text.rstrip("/")
+    return (parts.scheme + text[len(parts.scheme) :]).rstrip("/")
 
 
 def _token(secret: SecretStr) -> SecretStr:

@@ -107,17 +107,12 @@ def make_series(
     key = (name or folder.name, seed)
     study = study_uid or make_uid("study", *key)
     series = series_uid or make_uid("series", *key)
-    row, column = np.array(orientation[:3], float), np.array(orientation[3:], float)
-    normal = np.cross(row, column)
     paths = []
     for index, image in enumerate(volume):
         data = _blank(study, series, make_uid("instance", *key, series, index), series_number, index)
         data.FrameOfReferenceUID = make_uid("frame", *key)
         data.ImageType = list(image_type)
-        position = np.array(origin_mm) + index * slice_spacing_mm * normal
-        data.ImagePositionPatient = [_ds(value) for value in position]
-        data.ImageOrientationPatient = [_ds(value) for value in orientation]
-        data.SliceLocation = _ds(float(position @ normal))
+        _write_place(data, origin_mm, orientation, index * slice_spacing_mm)
         data.PixelSpacing = [_ds(value) for value in pixel_spacing_mm]
         data.SliceThickness = _ds(slice_thickness_mm)
         data.Manufacturer, data.ManufacturerModelName = _EQUIPMENT[vendor]
@@ -164,6 +159,16 @@ def _blank(study: str, series: str, instance: str, series_number: int, index: in
     data.InstanceNumber = index + 1
     data.BurnedInAnnotation = "NO"
     return data
+
+
+def _write_place(
+    data: Dataset, origin_mm: Sequence[float], orientation: Sequence[float], along_normal_mm: float
+) -> None:
+    normal = np.cross(np.array(orientation[:3], float), np.array(orientation[3:], float))
+    position = np.array(origin_mm) + along_normal_mm * normal
+    data.ImagePositionPatient = [_ds(value) for value in position]
+    data.ImageOrientationPatient = [_ds(value) for value in orientation]
+    data.SliceLocation = _ds(float(position @ normal))
 
 
 def _write_dose(

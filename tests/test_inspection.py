@@ -18,10 +18,11 @@ from pydicom.uid import ExplicitVRBigEndian, JPEGExtended12Bit
 from dicomnode.__main__ import main
 from dicomnode.dicom.series import read_series
 from dicomnode.dose_reference import DoseReference
-from dicomnode.errors import SeriesRefused
+from dicomnode.errors import InstanceRefused, SeriesRefused
 from dicomnode.inspection import encoded
 from dicomnode.inspection.finding import DoseFinding, Finding
-from dicomnode.inspection.folder import Folder
+from dicomnode.inspection.folder import Folder, gather
+from dicomnode.network.filing import read_file_header
 from dicomnode.network.part10 import parse_meta
 from tests.makers import make_series, phantom
 from tests.report_makers import Irradiation, make_dose_report
@@ -282,6 +283,36 @@ def test_a_file_that_cannot_be_read_is_told_and_the_others_are_looked_at(
     assert "cannot be read" in refused["reason"]
 
 
+def test_a_folder_whose_files_cannot_be_reached_is_told_and_the_others_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be listed, but not searched. Root may do everything, so root is somebody else meanwhile."""
+    make_series(tmp_path / "in" / "open", slices=1)
+    make_series(tmp_path / "in" / "shut" / "below", slices=1)
+    shut = tmp_path / "in" / "shut"
+    tmp_path.chmod(0o755)
+    shut.chmod(0o444)
+    monkeypatch.chdir(tmp_path)
+    me = os.geteuid()
+    try:
+        if me == 0:
+            os.seteuid(65534)
+        folder = gather([Path("in")], lambda files: files)
+    finally:
+        os.seteuid(me)
+        shut.chmod(0o755)
+    assert [path.parent.name for one in folder.series for path in one.paths] == ["open"]
+    assert folder.unreadable == (str(Path("in", "shut")),)
+
+
+def test_names_of_files_that_are_no_text_leave_the_answer_text(tmp_path: Path, inspect: Answer) -> None:
+    (path,) = make_series(tmp_path / "in", slices=1)
+    (tmp_path / os.fsdecode(b"odd\xff.dcm")).write_bytes(path.read_bytes()[132:])
+    answer = inspect(tmp_path)
+    assert any("odd?.dcm" in one["reason"] for one in answer["series"] if not one["accepted"])
+    assert json.dumps(answer, ensure_ascii=False).encode()
+
+
 def test_a_data_set_without_its_frame_is_no_stranger(tmp_path: Path, inspect: Answer) -> None:
     (path,) = make_series(tmp_path / "in", slices=1)
     for name, start in (("meta.dcm", 132), ("data.dcm", parse_meta(path.read_bytes(), "").data_set_at)):
@@ -308,6 +339,29 @@ def test_what_the_listener_does_not_take_spoils_nothing_else(tmp_path: Path, ins
     assert "does not accept" in found[1, str(strange.SeriesInstanceUID)]["door"]
     assert found[len(big), "1.2.9"]["door"] is None
     assert found[len(big), "1.2.9"]["accepted"]
+
+
+def test_what_the_listener_cannot_read_is_told_though_the_series_is_good(
+    tmp_path: Path, inspect: Answer
+) -> None:
+    """A data set in another syntax than its file says: pydicom guesses, the listener does not."""
+    (path,) = make_series(tmp_path, phantom(1, 64, 64), pixel_spacing_mm=(4.0, 4.0))
+    syntax = b"1.2.840.10008.1.2.1\x00"
+    path.write_bytes(path.read_bytes().replace(syntax, b"1.2.840.10008.1.2\x00\x00\x00", 1))
+    with pytest.raises(InstanceRefused):
+        read_file_header(path)
+    (found,) = inspect(tmp_path)["series"]
+    assert "the listener refuses it: data set is cut off or cannot be parsed" in found["door"]
+
+
+@pytest.mark.parametrize("words", [b"DOE^JOHN^MIDDLENAME ", b"1.2.\x1b[31m.10008.1.2 "])
+def test_only_a_uid_is_quoted_of_a_transfer_syntax(words: bytes, tmp_path: Path, inspect: Answer) -> None:
+    (path,) = make_series(tmp_path, slices=1)
+    path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.1\x00", words, 1))
+    (found,) = inspect(tmp_path)["series"]
+    assert found["rule"] == "undecodable"
+    assert "does not accept its transfer syntax" in found["door"]
+    assert not any(words.decode().strip() in str(value) for value in found.values())
 
 
 # --- the terminal -----------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """What the statement says, read from the tables and functions the node itself works with."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -168,12 +168,17 @@ def _keys(section: Section, prefix: str) -> Iterator[tuple[str, str, str]]:
             if not value:
                 yield path, "none", "none"
             if not all(isinstance(item, Section) for item in value):
-                yield path, ", ".join(code(item) for item in value), _default(path, field)
+                default = field.get_default(call_default_factory=True)
+                yield path, _listed(value), "required" if field.is_required() else _listed(default)
                 continue
             for position, item in enumerate(value):
                 yield from _keys(item, f"{path}[{position}].")
         else:
             yield path, _shown(path, value), _default(path, field)
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(map(code, values)) or "none"
 
 
 def _default(path: str, field: FieldInfo) -> str:

@@ -13,7 +13,7 @@ from dicomnode.conformance.document import Items, Part, Section, Table, code, ta
 from dicomnode.conformance.facts import KINDS, codes, kinds, uid_name
 from dicomnode.conformance.specimen import Specimen
 from dicomnode.dicom import marks
-from dicomnode.dicom.policy import MUST_STAND, TABLE, Row
+from dicomnode.dicom.policy import MUST_STAND, SAID_FOR_THE_SOURCE, TABLE, Row
 from dicomnode.dicom.values import items, text
 from dicomnode.settings import Settings
 
@@ -116,10 +116,7 @@ def _policy(row: Row, specimen: Specimen) -> tuple[str, str, str, str, str]:
     named = f"({tag.group:04X},{tag.element:04X})", code(row.keyword)
     written = row.keyword in specimen.image
     if row.action == "keep":
-        presence = (
-            "always, empty where the source has none" if row.keyword in MUST_STAND else "as in the source"
-        )
-        return *named, "kept", "as in the source", presence
+        return *named, "kept", "as in the source", _presence_of_kept(row.keyword)
     if row.action == "remove-equipment" and not written:
         return *named, "removed", "", "never"
     if row.action == "remove":
@@ -127,6 +124,14 @@ def _policy(row: Row, specimen: Specimen) -> tuple[str, str, str, str, str]:
     if specimen.source.get(row.keyword) == specimen.image[row.keyword].value and row.action != "set":
         return *named, "kept", "as in the source", "as in the source"
     return *named, "set", _value(specimen.image[row.keyword], specimen), "always"
+
+
+def _presence_of_kept(keyword: str) -> str:
+    if keyword in MUST_STAND:
+        return "always, empty where the source has none"
+    if keyword in SAID_FOR_THE_SOURCE:
+        return f"as in the source; else {SAID_FOR_THE_SOURCE[keyword]}"
+    return "as in the source"
 
 
 def _value(element: DataElement, specimen: Specimen) -> str:
@@ -251,13 +256,22 @@ def _tree(specimen: Specimen) -> tuple[Part, ...]:
         "groups are TID 1501 and stand below Imaging Measurements. A figure that is not known is left "
         "out, and a group without figures with it.",
         _lines_table("Root", root),
-        _lines_table("In every measurement group", [line for line in groups[0] if _name(line) in everywhere]),
+        _lines_table("In every measurement group", _shared_lines(groups, everywhere)),
     ]
     for group in groups:
         title = next(line[4] for line in group if "112039" in line[3])
         own = [line for line in group if _name(line) not in everywhere]
         parts.append(_lines_table(f"Further in the group {title}", own))
     return tuple(parts)
+
+
+def _shared_lines(groups: Sequence[list[_Line]], names: set[tuple[int, str, str, str]]) -> list[_Line]:
+    """What every group says, each value only where it is the same in all of them."""
+    others = [set(group) for group in groups[1:]]
+    shared = [line for line in groups[0] if _name(line) in names]
+    return [
+        line if all(line in other for other in others) else (*line[:4], "the group's own") for line in shared
+    ]
 
 
 def _lines_table(caption: str, lines: Sequence[_Line]) -> Table:

@@ -13,7 +13,7 @@ from dicomnode.conformance.facts import (
     sent_to,
     uid_name,
 )
-from dicomnode.conformance.web import web_overview
+from dicomnode.conformance.web import web_flow, web_overview
 from dicomnode.network import protocol
 from dicomnode.settings import Destination, Settings
 
@@ -175,6 +175,7 @@ def model(settings: Settings) -> Section:
         "association was released or its sender has begun another series. With a gap it is waited for until "
         f"{when.give_up_seconds:g} s. A sender that trickles gets ten times its usual pause between images."
         + (_COUNTED if settings.sources else ""),
+        *web_flow(settings),
         "The series is sorted into stacks. A stack that a rule of 5.6 refuses stays in the spool, with the "
         "reason; no peer is told.",
         "The others are enhanced and judged. A result outside the limits of `quality` is "

@@ -7,10 +7,11 @@ from dicomnode.journey.pulling import (
     AT_ONCE,
     FIRST_PAUSE_SECONDS,
     LONGEST_PAUSE_SECONDS,
+    TRIES,
     TROUBLE_FOR_DAYS,
     UNKNOWN_FOR_DAYS,
 )
-from dicomnode.network.web_archive import LONGEST_TIMES
+from dicomnode.network.web_archive import LONGEST_LIST_BYTES, LONGEST_TIMES
 from dicomnode.settings import Settings, WebSource
 
 _TITLE = "DICOM Web Services"
@@ -35,12 +36,12 @@ def web_services(settings: Settings) -> Section:
         for source in settings.web_sources
     ]
     said: tuple[Part, ...] = (
-        "A series is fetched when the HTTP interface of the node is asked to (8.6). Its instances are "
-        f"listed, those that are not held are retrieved, {AT_ONCE} at a time, and it is listed again, until "
-        "nothing is missing. Each passes the checks of a C-STORE and is filed as if the AE title below had "
-        "sent it, in the transfer syntax in which it came. Classes and transfer syntaxes that are not "
-        "accepted (7.2.1.4), and instances of another study or series, are not filed. While instances are "
-        "missing the series does not count as complete.",
+        f"{_asked(settings)} Its instances are listed, those that are not held are retrieved, {AT_ONCE} at a "
+        "time, and it is listed again, until nothing is missing. Each passes the checks of a C-STORE and is "
+        "filed as if the AE title below had sent it, in the transfer syntax in which it came. Classes and "
+        "transfer syntaxes that are not accepted (7.2.1.4), and instances of another study or series, are "
+        f"not filed. One that alone cannot be had at {TRIES} attempts is left out. While others are missing "
+        "the series does not count as complete.",
         f"A source in trouble is asked again with pauses of {FIRST_PAUSE_SECONDS:g} s, doubling up to "
         f"{LONGEST_PAUSE_SECONDS:g} s, for {TROUBLE_FOR_DAYS:g} days; one that does not know the series, for "
         f"{UNKNOWN_FOR_DAYS:g} day. Requests outlive a stop of the node.",
@@ -75,6 +76,26 @@ def web_services(settings: Settings) -> Section:
     return Section(_TITLE, (*said, _NO_SERVER))
 
 
+def web_flow(settings: Settings) -> tuple[str, ...]:
+    """What section 4.1 says of series that are fetched."""
+    if not settings.web_sources:
+        return ()
+    names = ", ".join(code(source.name) for source in settings.web_sources)
+    return (
+        f"Series are fetched over HTTP from {names} on request (5.3). One that is being fetched is waited "
+        "for until its source has no more of it or the request ends, whatever else is said here.",
+    )
+
+
+def _asked(settings: Settings) -> str:
+    if settings.web.port is None:
+        return (
+            "No series is fetched that was not asked for before, because `web.port` is not configured: "
+            "nobody can ask."
+        )
+    return "A series is fetched when the HTTP interface of the node is asked to (8.6)."
+
+
 def web_configuration(settings: Settings) -> Section:
     """Section 6.3."""
     said = "No `web_sources` are configured."
@@ -90,8 +111,9 @@ def web_security(settings: Settings) -> Section:
         items.append(
             "To sources: HTTP Basic authentication where a username is configured; TLS where the root begins "
             "with https, with the certificate authorities of the machine. Redirects are not followed, "
-            "proxies of the environment not used, nothing compressed is unpacked, and no answer is read "
-            f"beyond `network.max_instance_mib` or {LONGEST_TIMES} times the timeout of the source."
+            "proxies of the environment not used, nothing compressed is unpacked. No instance is read "
+            f"beyond `network.max_instance_mib`, no list beyond {LONGEST_LIST_BYTES >> 20} MiB, and no "
+            f"answer beyond {LONGEST_TIMES} times the timeout of the source."
         )
     if settings.web.port is not None:
         who = (

@@ -104,8 +104,9 @@ def scan(
             _project(hounsfield, pixel_mm, spacing_mm, scanner, centre, shift, views, integrals)
     current = scanner.tube_current_ma * (1.0 + scanner.modulation * np.cos(2.0 * centre.angle_rad))
     quanta = _quanta(scanner, current)
+    starved_at, starved = np.empty(0, np.intp), np.empty(0, np.float32)
     if seed is not None:
-        integrals = _noisy(integrals, quanta, scanner, np.random.default_rng(seed))
+        integrals, starved_at, starved = _noisy(integrals, quanta, scanner, np.random.default_rng(seed))
     return MeasuredProjections(
         acquisition=_acquisition(scanner),
         line_integrals=integrals,
@@ -114,8 +115,10 @@ def scan(
         focal_centre=centre,
         spot_shift=shift,
         turns=spots,
-        starved=0.0,
+        starved=starved_at.size / integrals.size,
         source_paths=(),
+        starved_at=starved_at,
+        starved_transmission=starved,
     )
 
 
@@ -229,11 +232,14 @@ def _noisy(
     quanta: NDArray[np.float32],
     scanner: FanScanner,
     rng: np.random.Generator,
-) -> NDArray[np.float32]:
+) -> tuple[NDArray[np.float32], NDArray[np.intp], NDArray[np.float32]]:
+    """Line integrals, the places of readings below one quantum, and the transmissions read there."""
     incident = quanta[:, None, :].astype(np.float64)
     counted = rng.poisson(incident * np.exp(-integrals)).astype(np.float64)
     counted += rng.normal(0.0, scanner.electronic_variance**0.5, counted.shape)
-    return (-np.log(np.maximum(counted, 1.0) / incident)).astype(np.float32)
+    starved = counted < 1.0
+    noisy = (-np.log(np.where(starved, 1.0, counted) / incident)).astype(np.float32)
+    return noisy, np.flatnonzero(starved), (counted / incident)[starved].astype(np.float32)
 
 
 # --- files ------------------------------------------------------------------------------------------
@@ -272,10 +278,10 @@ def write_projections(
 
 
 def _file_values(projections: MeasuredProjections) -> NDArray[np.float64]:
-    values = projections.line_integrals.astype(np.float64)
     if projections.acquisition.logarithmic:
-        return values
-    transmission = np.exp(-values)
+        return projections.line_integrals.astype(np.float64)
+    transmission = np.exp(-projections.line_integrals.astype(np.float64))
+    transmission.reshape(-1)[projections.starved_at] = projections.starved_transmission
     if "FlatFieldCorrectionFlag" in projections.acquisition.corrections:
         return transmission
     if projections.incident_quanta is None:

@@ -4,6 +4,7 @@
 by which our images are known again.
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Final
@@ -31,7 +32,7 @@ from dicomnode.dicom.provenance import (
 )
 from dicomnode.dicom.series import CtSeries
 from dicomnode.dicom.values import items, number, text, texts
-from dicomnode.dicom.verbatim import copy_elements, decode_header
+from dicomnode.dicom.verbatim import copy_elements, decode_header, is_kept_in_items
 
 __all__ = [
     "Identity",
@@ -61,6 +62,8 @@ EQUIPMENT: Final = frozenset(
     | {"SoftwareVersions", "StationName", "InstitutionName"}
 )
 """What the item of the scanner in ContributingEquipmentSequence takes over."""
+CHINESE: Final = "\x1b$)A"
+"""The escape sequence of ISO 2022 IR 58 (GB 2312), which pydicom leaves in a text and does not write."""
 
 
 def derived_series_uid(
@@ -227,17 +230,35 @@ def _instance_numbers(series: CtSeries) -> list[int] | None:
     return list(range(1, len(numbers) + 1))
 
 
-def _description(source: Dataset, identity: Identity, provenance: Provenance) -> str:
+def _description(source: Dataset, identity: Identity, provenance: Provenance) -> bytes:
     """Cut at 64 characters, and at 64 bytes: many readers count these. A revision is said at the end."""
     described = f"{identity.series_description_prefix}{text(source, 'SeriesDescription')}"
     revised = revision_text(provenance)
     # Bytes above 7F stay, also where the source does not say which letters they are.
-    clean = "".join(" " if one < " " or one in "\x7f\\\ufffd" else one for one in described)
+    clean = described.replace(CHINESE, "")
+    clean = "".join(" " if one < " " or one in "\x7f\\\ufffd" else one for one in clean)
     clean = clean[: LONG_STRING - len(revised)]
     encodings = convert_encodings(list(texts(source, "SpecificCharacterSet")) or None)
-    while len(encode_string(clean, encodings)) > LONG_STRING - len(revised):
+    while len(_encoded(clean, encodings)) > LONG_STRING - len(revised):
         clean = clean[:-1]
-    return clean.rstrip(" |") + revised
+    return _encoded(clean.rstrip(" |") + revised, encodings)
+
+
+def _encoded(words: str, encodings: Sequence[str]) -> bytes:
+    """With ISO_IR 13 alone, pydicom makes question marks of katakana that stand beside ASCII."""
+    if list(encodings) == ["shift_jis"]:
+        return words.encode("shift_jis", "replace")
+    if "iso_ir_58" in encodings and not _has_letters(encodings[0], words) and _has_letters("gb2312", words):
+        return (CHINESE + words).encode("gb2312")
+    return encode_string(words, encodings)
+
+
+def _has_letters(encoding: str, words: str) -> bool:
+    try:
+        words.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def revision_text(provenance: Provenance) -> str:
@@ -265,7 +286,7 @@ def contributing_equipment(
     source: Dataset, identity: Identity, provenance: Provenance, moment: datetime
 ) -> DicomSequence:
     """The source's items in order, the scanner, then this processor (PS3.3 C.12.1.1.5)."""
-    known = [copy_elements(item, lambda tag: not tag.is_private) for item in _equipment(source)]
+    known = [copy_elements(item, is_kept_in_items) for item in _equipment(source)]
     if text(source, "Manufacturer") and not any(_is_acquisition(item) for item in known):
         scanner = copy_elements(source, lambda tag: keyword_for_tag(tag) in EQUIPMENT)
         scanner.PurposeOfReferenceCodeSequence = _sequence(_code(*marks.ACQUISITION_EQUIPMENT))
@@ -316,7 +337,7 @@ def _referenced_series(source: Dataset, origin: Dataset) -> DicomSequence:
     """
     series_uid = text(source, "SeriesInstanceUID")
     others = [
-        copy_elements(item, lambda tag: not tag.is_private)
+        copy_elements(item, is_kept_in_items)
         for item in items(source, "ReferencedSeriesSequence")
         if text(item, "SeriesInstanceUID") != series_uid
     ]
@@ -341,7 +362,8 @@ def is_of_the_head(source: Dataset) -> bool:
 
 def _say_lossy(image: Dataset, origin: Dataset, ratio: float) -> None:
     """Pixels that arrived lossy stay lossy, also where the source does not say so (PS3.3 C.7.6.1.1.5)."""
-    image.LossyImageCompression = "01"
+    # Not by its keyword: one that came with a wrong VR would keep it.
+    image.add_new("LossyImageCompression", "CS", "01")
     if "LossyImageCompressionRatio" not in image:
         image.LossyImageCompressionRatio = f"{ratio:g}"
     if "LossyImageCompressionMethod" not in image:

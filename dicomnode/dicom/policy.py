@@ -75,7 +75,7 @@ TABLE: Final[tuple[Row, ...]] = (
     *_rows("keep", "once lossy, always lossy", "LossyImageCompressionMethod"),
     *_rows("keep", "true of the derived image too", "BurnedInAnnotation SyntheticData QualityControlImage"),
     *_rows("keep", "true of the derived image too", "ReferencedImageSequence InstanceNumber"),
-    *_rows("keep", "YES where a head in thin slices says nothing of it", "RecognizableVisualFeatures"),
+    *_rows("keep", "a face can be rebuilt from thin slices", "RecognizableVisualFeatures"),
     *_rows("set", "derived, still an axial image, with our own term as value 4", "ImageType"),
     *_rows(
         "set", "new objects under deterministic UIDs", "SOPInstanceUID SeriesInstanceUID InstanceCreatorUID"
@@ -140,6 +140,9 @@ MUST_STAND: Final = (
 )
 """Type 2 attributes of image and series (PS3.3 A.3.3): where the source lacks one it stands there empty. What
 it lacks of patient and study stays away: images of one study must say the same of both."""
+
+SAID_FOR_THE_SOURCE: Final = {"RecognizableVisualFeatures": "YES for a head in thin slices"}
+"""Kept like the others; where the source is silent it is said, and when."""
 
 
 def is_kept(tag: BaseTag, keep_equipment: bool) -> bool:

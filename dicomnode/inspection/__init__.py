@@ -88,14 +88,16 @@ def encoded(found: Sequence[Finding], folder: Folder, told: dict[str, str | None
         "unreadable_folders": list(folder.unreadable),
         "judged_by": told,
     }
-    return json.dumps(_finite(values), indent=1, allow_nan=False)
+    return json.dumps(_tellable(values), indent=1, allow_nan=False)
 
 
-def _finite(value: object) -> object:
+def _tellable(value: object) -> object:
     if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
+        return {name: _tellable(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
+        return [_tellable(one) for one in value]
+    if isinstance(value, str):  # a file may be called what is no text, which strict readers of JSON refuse
+        return value.encode("utf-8", "replace").decode()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

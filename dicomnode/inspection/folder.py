@@ -11,6 +11,7 @@ from typing import Final
 
 from pydicom.uid import UID
 
+from dicomnode.checked import is_uid
 from dicomnode.dicom.dose_report import DOSE_REPORT_CLASSES, DoseReport, read_dose_report
 from dicomnode.dicom.series import read_headers
 from dicomnode.dicom.stacks import Stack, sort_into_stacks
@@ -24,6 +25,7 @@ WatchSeries = Callable[[Sequence["Series"]], Iterable["Series"]]
 
 _BARE_GROUPS: Final = (0x0002, 0x0008)
 """With which a data set begins that was saved without preamble and prefix."""
+_NO_META: Final = "no file meta information that can be read: the sender has to write it anew"
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,13 @@ class _Sorting:
             meta = part10.read_meta(path)
             door = _DOOR.told(meta)
             series_uid, instance_uid = _uids(path, door)
-        except (NetworkError, InstanceRefused, SeriesRefused, OSError, ValueError):
+        except InstanceRefused as refusal:
+            self._alone.append((path, f"the listener refuses it: {refusal}"))
+            return
+        except NetworkError:
+            self._alone.append((path, _NO_META))
+            return
+        except (SeriesRefused, OSError, ValueError):
             self._alone.append((path, door))
             return
         if self._seen.before(instance_uid, path):
@@ -203,7 +211,9 @@ class _Door:
             return "the listener does not accept this SOP class"
         if meta.transfer_syntax_uid in syntaxes:
             return None
-        name = UID(meta.transfer_syntax_uid).name
+        # Only a UID is quoted: anything may stand there.
+        syntax = meta.transfer_syntax_uid
+        name = UID(syntax).name if is_uid(syntax) else "its transfer syntax"
         return f"the listener does not accept {name}: the sender has to convert it on its way"
 
 
@@ -225,8 +235,21 @@ def _files(paths: Sequence[Path], unreadable: list[str]) -> Iterator[Path]:
         for folder, below, names in os.walk(
             path, followlinks=True, onerror=lambda error: unreadable.append(str(error.filename))
         ):
+            if not _is_open(folder):
+                unreadable.append(folder)
+                below.clear()
+                continue
             below[:] = [name for name in sorted(below) if _is_new(Path(folder, name), seen)]
             yield from _once((Path(folder, name) for name in sorted(names)), seen)
+
+
+def _is_open(folder: str) -> bool:
+    """Whether what is in it can be reached; without that right its names can still be listed."""
+    try:
+        os.stat(os.path.join(folder, os.curdir))
+    except OSError:
+        return False
+    return True
 
 
 def _once(paths: Iterable[Path], seen: set[tuple[int, int]]) -> Iterator[Path]:

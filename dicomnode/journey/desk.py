@@ -123,7 +123,10 @@ class Desk:
 
     def _beside(self, series_uid: str) -> int:
         """How many objects of a series are kept beside its images: an archive counts them, too."""
-        held = self._watch.open_series().get(series_uid, 0)
+        held = self._watch.open_series().get(series_uid)
+        if held is None:  # not waited for at the moment: its images are those that its jobs have
+            orders = self.journey.book.latest(key(series_uid))
+            held = len({name for order in orders for name in order.files})
         return max(len(self._spool.instances(series_uid)) - held, 0)
 
     def hand_in(self, now: float) -> None:

@@ -43,7 +43,8 @@ TOLD_FOR_DAYS: Final = 30.0
 AT_ONCE: Final = 3
 _MOST_FAILURES: Final = 10
 """So many instances that cannot be had, one after the other, are trouble of the archive and not theirs."""
-_TRIES: Final = 5
+TRIES: Final = 5
+"""An instance that alone cannot be had so often is left out."""
 _REQUESTS: Final = "requests"
 _PULL: Final = "pull-"
 
@@ -55,7 +56,8 @@ class Pull:
     """A request to fetch a series, and how far it has come: `here` of the `listed` images of the source.
 
     `asked` counts how often it was asked for. `left_out`: SOP Instance UIDs that will not be filed, each
-    with the reason. `words` says what hinders it or, where it has `ended_at`, why that is not a success.
+    with the reason; `left` counts those of them that the source still lists and nobody else has sent.
+    `words` says what hinders it or, where it has `ended_at`, why that is not a success.
     """
 
     source: str
@@ -71,6 +73,7 @@ class Pull:
     trouble: str = ""
     trouble_since: str | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
+    left: int = 0
     not_received: int = 0
     ended_at: str | None = None
 
@@ -82,7 +85,7 @@ class Pull:
     @property
     def missing(self) -> int:
         """Images that the source is known to have and that are still to be fetched."""
-        return max(self.listed - self.here - len(self.left_out), 0)
+        return max(self.listed - self.here - self.left, 0)
 
 
 Subject = tuple[str, str]
@@ -230,12 +233,13 @@ class Pulling:
         while not self._stopping.is_set():
             pull = self._pulls[subject]
             listed = archive.instances(pull.study_uid, series_uid)
-            missing = [one for one in listed if self._spool.find(one.sop_instance_uid) is None]
-            missing = [one for one in missing if one.sop_instance_uid not in pull.left_out]
+            absent = [one for one in listed if self._spool.find(one.sop_instance_uid) is None]
+            missing = [one for one in absent if one.sop_instance_uid not in pull.left_out]
             self._note(
                 subject,
                 listed=len(listed),
-                here=len(listed) - len(missing) - len(pull.left_out),
+                here=len(listed) - len(absent),
+                left=len(absent) - len(missing),
                 looked=True,
             )
             self._save(subject)
@@ -315,6 +319,7 @@ class Pulling:
             self._note(
                 subject,
                 left_out={**pull.left_out, sop_instance_uid: str(reason)},
+                left=pull.left + 1,
                 not_received=pull.not_received + other,
             )
             self._save(subject)
@@ -324,7 +329,7 @@ class Pulling:
         for uid, failure in work.failed.items():
             tries = self._failures.get((subject, uid), 0) + 1
             self._failures[subject, uid] = tries
-            if tries >= _TRIES:
+            if tries >= TRIES:
                 self._leave_out(subject, uid, failure)
 
     # --- how it stands ------------------------------------------------------------------------
@@ -384,7 +389,7 @@ class Pulling:
     def _say_awaited(self, series_uid: str) -> None:
         """Tell how many images the series is not complete without, by all requests that are under way."""
         pulls = [pull for pull in self.of_series(series_uid) if pull.under_way]
-        counts = [pull.listed - len(pull.left_out) for pull in pulls]
+        counts = [pull.listed - pull.left for pull in pulls]
         self._awaits(series_uid, max(counts, default=0))
 
 

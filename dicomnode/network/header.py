@@ -14,6 +14,7 @@ from typing import Final
 from dicomnode.checked import is_uid
 from dicomnode.errors import InstanceRefused
 from dicomnode.network import protocol
+from dicomnode.network.part10 import LONG_VRS
 
 _UNDEFINED: Final = 0xFFFFFFFF
 _ITEM: Final = 0xFFFEE000
@@ -21,9 +22,6 @@ _ITEM_END: Final = 0xFFFEE00D
 _SEQUENCE_END: Final = 0xFFFEE0DD
 _PIXEL_DATA: Final = 0x7FE00010
 _TRAILING_PADDING: Final = 0xFFFCFFFC
-_LONG_VRS: Final = frozenset(
-    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
-)
 _DEEPEST: Final = 32
 _LONGEST_TEXT: Final = 256
 _MOST_ELEMENTS: Final = 60_000
@@ -137,7 +135,7 @@ class _Walk:
             tag = group << 16 | number
             vr = data[position + 4 : position + 6]
             if explicit and group != 0xFFFE and vr.isalpha() and vr.isupper():
-                if vr not in _LONG_VRS:
+                if vr not in LONG_VRS:
                     (length,) = self._short.unpack_from(data, position + 6)
                     return _Element(tag, vr, position + 8, length)
                 (length,) = self._long.unpack_from(data, position + 8)

@@ -10,6 +10,10 @@ from dicomnode.network import protocol
 
 _PREAMBLE: Final = b"\x00" * 128 + b"DICM"
 _LONGEST_META: Final = 1 << 16
+LONG_VRS: Final = frozenset(
+    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+)
+"""With a length of four bytes (PS3.5 section 7.1.2); UR are presentation addresses (0002,0026 to 0028)."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +73,14 @@ def parse_meta(head: bytes, name: str) -> FileMeta:
         while struct.unpack_from("<H", head, position)[0] == 2:
             number, vr, length = struct.unpack_from("<2xH2sH", head, position)
             start = position + 8
-            if vr in (b"OB", b"UN", b"UT"):
+            if vr in LONG_VRS:
                 (length,) = struct.unpack_from("<I", head, position + 8)
                 start = position + 12
             values[number] = head[start : start + length].decode("latin-1").strip("\x00 ")
             position = start + length
-        return FileMeta(values[0x0002], values[0x0003], values[0x0010], position, values.get(0x0016, ""))
+        uids = values[0x0002], values[0x0003], values[0x0010]
+        if not all(uid.isascii() for uid in uids):
+            raise NetworkError(f"{name}: its file meta information has UIDs with other signs than ASCII")
+        return FileMeta(*uids, position, values.get(0x0016, ""))
     except (struct.error, KeyError) as error:
         raise NetworkError(f"{name}: its file meta information is incomplete") from error

@@ -130,7 +130,7 @@ class _Link:
                 f"{self.source.name}: no answer within {self.source.timeout_seconds:g} s"
             ) from error
         except (httpx.ConnectError, httpx.ProxyError) as error:
-            raise PeerUnreachable(f"{self.source.name}: no connection to {self.source.url}") from error
+            raise PeerUnreachable(f"{self.source.name}: {_why(error, self.source.url)}") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise PeerBusy(f"{self.source.name}: its answer broke off or is no HTTP") from error
 
@@ -251,6 +251,19 @@ def _authorities(source: WebSource) -> ssl.SSLContext:
     if source.url.startswith("https:"):
         return ssl.create_default_context()
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # reading them takes its time, and nothing asks for them
+
+
+def _why(error: BaseException, url: str) -> str:
+    """No connection: nobody there, or somebody who cannot show who it is."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return (
+                f"the certificate of {url} is not trusted ({cause.verify_message}); add its authority to"
+                " those of this machine, or start the node with SSL_CERT_FILE naming a file that has it"
+            )
+        cause = cause.__cause__ or cause.__context__
+    return f"no connection to {url}"
 
 
 def _credentials(source: WebSource) -> dict[str, str]:

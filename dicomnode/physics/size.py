@@ -196,5 +196,5 @@ def around_body(image: NDArray[np.float32], margin_px: int) -> tuple[slice, slic
     spans = []
     for axis in (1, 0):
         found = np.flatnonzero(inside.any(axis=axis))
-        spans.append(slice(max(0, int(found[0]) - margin_px), int(found[-1]) + margin_px))
+        spans.append(slice(max(0, int(found[0]) - margin_px), int(found[-1]) + 1 + margin_px))
     return spans[0], spans[1]

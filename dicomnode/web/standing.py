@@ -82,7 +82,11 @@ class JobTold(BaseModel):
 
 
 class SeriesTold(BaseModel):
-    """A series, as it is told. `progress` 0 to 1 never falls for one generation; 1 only for `done`."""
+    """A series, as it is told. `progress` 0 to 1 never falls for one generation; 1 only for `done`.
+
+    `remarks` tell what is not as asked though the series has its result: images that could not be fetched,
+    objects beside the images that a destination did not take.
+    """
 
     series_instance_uid: str
     state: str
@@ -94,6 +98,7 @@ class SeriesTold(BaseModel):
     rule: str | None
     reason: str | None
     results: list[str]
+    remarks: list[str]
     jobs: list[JobTold]
 
 
@@ -145,6 +150,7 @@ class Standing:
             rule=None if moved_on or speaks is None else speaks.rule,
             reason=(words if state == "failed" else None) if moved_on or speaks is None else speaks.reason,
             results=[job.derived_series_uid for job in jobs if job.derived_series_uid],
+            remarks=[*_ended(pulls), *(job.reason for job in jobs if job.status == "done" and job.reason)],
             jobs=[told(job) for job in jobs],
         )
 
@@ -174,7 +180,7 @@ def _state(
 ) -> tuple[str, float, str]:
     """(state, progress, words) of a series."""
     fetching = [pull for pull in pulls if pull.under_way]
-    ended = [pull.words for pull in pulls if not pull.under_way and pull.words]
+    ended = _ended(pulls)
     missing = any(pull.missing for pull in fetching)
     if fetching and (missing or not jobs or all(job.final for job in jobs)):
         pull = max(fetching, key=lambda pull: pull.missing)
@@ -190,6 +196,11 @@ def _state(
     if ended:
         return "failed", max(pull.reached for pull in pulls), "; ".join(ended)
     return "unknown", 0.0, "no image of this series is here"
+
+
+def _ended(pulls: Sequence[Pull]) -> list[str]:
+    """Why requests that have ended are no success."""
+    return [pull.words for pull in pulls if not pull.under_way and pull.words]
 
 
 def _fetching(pull: Pull, looking: bool) -> str:

@@ -57,6 +57,9 @@ local function Say(series, words)
 end
 
 local function Send(series)
+   if failures[series] then
+      failures[series].due = nil -- sent now: whatever made it due has its answer
+   end
    local answer = RestApiPost('/modalities/' .. MODALITY .. '/store',
                               DumpJson({ Resources = { series }, Synchronous = false }))
    local job = answer and ParseJson(answer)['ID']
@@ -73,7 +76,6 @@ end
 local function Again()
    for series, failed in pairs(failures) do
       if failed.due and os.time() >= failed.due then
-         failed.due = nil
          Send(series)
          return
       end
@@ -108,8 +110,9 @@ function OnJobFailure(jobId)
       local times = (failures[series] and failures[series].times or 0) + 1
       local pause = math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ^ math.min(times - 1, 30))
       failures[series] = { times = times, due = os.time() + pause }
-      local job = ParseJson(RestApiGet('/jobs/' .. jobId))
-      local words = job['ErrorDetails'] or job['ErrorDescription'] or 'no reason given'
+      local answer = RestApiGet('/jobs/' .. jobId) -- nothing where "JobsHistorySize" is small
+      local job = answer and ParseJson(answer) or {}
+      local words = job['ErrorDetails'] or job['ErrorDescription'] or "Orthanc's log says why"
       Say(series, 'attempt ' .. times .. ' failed (' .. words .. '); again after ' .. pause ..
                   ' s, at the next event')
       print('dicomnode: sending series ' .. series .. ' failed: ' .. words)

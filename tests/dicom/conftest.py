@@ -1,4 +1,4 @@
-"""An installation and a result to write about."""
+"""An installation, a result to write about, and images that frames are made of."""
 
 import subprocess
 from collections import Counter
@@ -10,6 +10,8 @@ import pytest
 
 from dicomnode.dicom.derived import Identity, Provenance
 from dicomnode.dicom.dose import DoseReading
+from tests.dicom.frames import CTDIVOL_MGY, MAS
+from tests.makers import make_series
 
 
 @pytest.fixture
@@ -70,3 +72,9 @@ def object_errors(dciodvfy: str) -> Callable[[Path], Counter[str]]:
         return Counter(line for line in lines if line.startswith("Error"))
 
     return check
+
+
+@pytest.fixture
+def classic(tmp_path: Path) -> list[Path]:
+    """Six slices whose dose follows the patient."""
+    return make_series(tmp_path / "classic", effective_mas=MAS, ctdivol_mgy=CTDIVOL_MGY)

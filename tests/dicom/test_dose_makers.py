@@ -28,7 +28,7 @@ from dicomnode.dicom.exposure import (
 )
 from dicomnode.dicom.private_elements import private_number, private_text
 from dicomnode.dicom.reconstruction import is_iterative
-from tests.dicom.test_dose import GE, PHILIPS, SIEMENS, header, scan, siemens, with_phantom
+from tests.dicom.dose_headers import GE, PHILIPS, SIEMENS, header, scan, siemens, with_phantom
 
 CANON = "CANON_MEC"
 Private = tuple[int, str, int, str, object]

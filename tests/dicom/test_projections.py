@@ -129,13 +129,19 @@ def test_files_in_any_order_are_the_same_scan(tmp_path: Path, measured: Measured
             assert np.array_equal(there.line_integrals[spot], here.line_integrals[same])
 
 
+def as_intensities(scanned: MeasuredProjections, flat: bool) -> MeasuredProjections:
+    """The same scan for files of transmissions, or of quanta where they are not `flat`."""
+    left_out = () if flat else ("FlatFieldCorrectionFlag",)
+    corrections = tuple(name for name in scanned.acquisition.corrections if name not in left_out)
+    return replace(
+        scanned, acquisition=replace(scanned.acquisition, logarithmic=False, corrections=corrections)
+    )
+
+
 @pytest.mark.parametrize("flat", [True, False], ids=["transmission", "quanta"])
 def test_intensities_are_logged_once(tmp_path: Path, flat: bool) -> None:
     measured = scan(disc(), 3.0, small(views_per_turn=24, bow_tie=0.5))
-    left_out = () if flat else ("FlatFieldCorrectionFlag",)
-    corrections = tuple(name for name in measured.acquisition.corrections if name not in left_out)
-    unlogged = replace(measured.acquisition, logarithmic=False, corrections=corrections)
-    paths = write_projections(replace(measured, acquisition=unlogged), tmp_path)
+    paths = write_projections(as_intensities(measured, flat), tmp_path)
     found = read_projections(paths)
     step = float(dcmread(paths[0]).RescaleSlope)
     assert measured.incident_quanta is not None
@@ -159,6 +165,35 @@ def test_no_intensity_is_one_quantum_and_counted(tmp_path: Path) -> None:
     found = read_projections(change(paths, darken, slice(5, 6)))
     assert found.line_integrals[5, 0, 10] == pytest.approx(np.log(1000.0))
     assert found.starved == pytest.approx(1 / found.line_integrals.size)
+
+
+@pytest.mark.parametrize("flat", [True, False], ids=["transmission", "quanta"])
+def test_what_was_read_below_one_quantum_is_written_as_it_was(tmp_path: Path, flat: bool) -> None:
+    """Of electronics below zero, too; once as the detector's rows and once as its columns."""
+    clean = as_intensities(scan(disc(), 3.0, small(views_per_turn=24, quanta=1000.0)), flat)
+    places = np.arange(3, clean.line_integrals.size, 41)
+    held = np.linspace(-0.002, 0.0005, places.size, dtype=np.float32)
+    made = replace(clean, starved_at=places, starved_transmission=held)
+    for upright in (True, False):
+        paths = write_projections(made, tmp_path / str(upright), columns_as_rows=upright)
+        found = read_projections(paths)
+        assert made.incident_quanta is not None
+        level = 1.0 if flat else made.incident_quanta[:, None, :]
+        steps = 0.6 * float(dcmread(paths[0]).RescaleSlope) / level + 1e-6
+        assert np.all(np.abs(found.transmission() - made.transmission()) <= steps)
+        assert np.array_equal(found.starved_at, places)
+
+
+def test_a_scan_of_few_quanta_keeps_its_mean_through_the_files(tmp_path: Path) -> None:
+    """Readings of no quantum, and below it by the electronics, are what the mean of few ones is made of."""
+    few = small(views_per_turn=48, quanta=60.0, electronic_variance=16.0)
+    clean, noisy = scan(disc(), 3.0, few), scan(disc(), 3.0, few, seed=5)
+    assert noisy.starved > 0.05
+    found = read_projections(write_projections(as_intensities(noisy, flat=True), tmp_path))
+    assert found.starved == pytest.approx(noisy.starved)
+    variance = clean.transmission() / 60.0 + 16.0 / 60.0**2
+    error = float((found.transmission() - clean.transmission()).mean())
+    assert abs(error) < 4.0 * float(variance.mean() / variance.size) ** 0.5
 
 
 def test_the_water_coefficient_of_old_files_is_found(plain: list[Path]) -> None:

@@ -149,6 +149,32 @@ def test_what_was_not_asked_for_is_not_filed_and_the_rest_is(
     assert played.awaited[-1] == 0
 
 
+def test_what_was_left_out_and_is_gone_makes_up_for_nothing_that_is_missing(
+    tmp_path: Path, paths: list[Path]
+) -> None:
+    """One of six is no image and is removed at the source; one of the others cannot be had yet."""
+    played_with: list[FakeOrthanc] = []
+
+    def broken_and_shut(fake: FakeOrthanc) -> None:
+        fake.put(3, dicom(b"\x7fELF" * 100))
+        fake.put(5, says(b"", "text/plain", "401 Unauthorized"))
+        played_with.append(fake)
+
+    with scene(tmp_path, paths, broken_and_shut) as played:
+        wait_until(lambda: len((played.pull() or PULL).left_out) == 1, 30, told=played.pull)
+        wait_until(lambda: len(played.came) == 4, 30, told=played.pull)
+        fake = played_with[0]
+        del fake.files[list(fake.files)[3]]
+        wait_until(lambda: (played.pull() or PULL).listed == 5, 30, told=played.pull)
+        wait_until(lambda: played.awaited[-1] == 5, 5, told=lambda: played.awaited)
+        pull = played.pull()
+        assert pull is not None
+        assert (pull.here, pull.missing) == (4, 1)
+        fake.put(4, dicom(paths[5].read_bytes()))
+        played.ended()
+    assert len(played.came) == 5
+
+
 def test_an_image_that_cannot_be_had_is_left_out_in_the_end(tmp_path: Path, paths: list[Path]) -> None:
     broken = says(b"", "text/plain", "500 Internal Server Error")
     with scene(tmp_path, paths, lambda fake: fake.put(0, broken)) as played:

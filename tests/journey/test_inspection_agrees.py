@@ -22,7 +22,7 @@ from dicomnode.node import Node
 from dicomnode.settings import Settings
 from tests.dicom.test_projections import change, put
 from tests.fan_makers import disc, small
-from tests.journey.scene import MODELS, Pacs, decoded, send_to, settings_for, wait_for_jobs
+from tests.journey.scene import Pacs, decoded, send_to, settings_for, wait_for_jobs
 from tests.makers import make_series, make_uid, phantom
 from tests.report_makers import Irradiation, make_dose_report
 
@@ -67,10 +67,10 @@ def write_everything(folder: Path) -> None:
 
 
 def inspected(
-    folder: Path, settings: Settings, capsys: pytest.CaptureFixture[str]
+    folder: Path, models: Path, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> list[dict[str, object]]:
     config = folder.with_suffix(".yaml")
-    config.write_text(yaml.safe_dump({"engine": {"models_folder": str(MODELS)}}))
+    config.write_text(yaml.safe_dump({"engine": {"models_folder": str(models)}}))
     assert main(["inspect", "--json", "--config", str(config), str(folder)]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["judged_by"]["dose_reference"] == settings.dose.reference.version
@@ -82,14 +82,18 @@ def station(settings: Settings, job: Job, name: str) -> dict[str, object]:
 
 
 def test_what_is_told_beforehand_is_what_the_node_decides(
-    tmp_path: Path, pacs: Pacs, engine: NeedEngine, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    pacs: Pacs,
+    image_engine: NeedEngine,
+    image_models: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path / "in"
     write_everything(folder)
     settings = settings_for(tmp_path, pacs.port)
-    found = inspected(folder, settings, capsys)
+    found = inspected(folder, image_models, settings, capsys)
     files = sorted(folder.rglob("*.dcm"), key=lambda path: path.name != "sr.dcm")  # the report comes first
-    with Node(settings, engine=engine) as node:
+    with Node(settings, engine=image_engine) as node:
         assert len(send_to(node.port, files[:1]).sent) == 1
         assert len(send_to(node.port, files[1:]).sent) == len(files) - 1
         jobs = wait_for_jobs(node, len(found), seconds=280)

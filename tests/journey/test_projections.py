@@ -209,11 +209,11 @@ def test_a_readable_series_is_refused_for_want_of_a_raw_mode_and_another_for_wha
 
 
 def test_projections_that_a_node_receives_are_kept_and_told(
-    tmp_path: Path, pacs: Pacs, engine: NeedEngine
+    tmp_path: Path, pacs: Pacs, image_engine: NeedEngine
 ) -> None:
     paths = write_projections(scan(disc(), 3.0, small(views_per_turn=24)), tmp_path / "raw")
     settings = settings_for(tmp_path, pacs.port)
-    with Node(settings, engine=engine) as node:
+    with Node(settings, engine=image_engine) as node:
         assert len(send_to(node.port, paths).sent) == 24
         (raw,) = wait_for_jobs(node)
         send_to(node.port, low_dose_series(tmp_path / "in"))
@@ -229,14 +229,14 @@ def test_projections_that_a_node_receives_are_kept_and_told(
 
 
 def test_projections_go_through_a_node_whose_model_has_a_raw_mode(
-    tmp_path: Path, pacs: Pacs, raw_engine: NeedEngine
+    tmp_path: Path, pacs: Pacs, engine: NeedEngine
 ) -> None:
     """A tenth of the dose in, CT images and a report out, which say what they were made of."""
     scanner = small(**{**FINE, "views_per_turn": 180}, quanta=2.4e4, bow_tie=0.6)
     paths = write_projections(scan(disc(128, 1.5), 1.5, scanner, (0.5,), seed=1), tmp_path / "raw")
     patience = {"closed_seconds": 5.0, "quiet_seconds": 30.0, "give_up_seconds": 30.0}
     settings = settings_for(tmp_path, pacs.port, completeness=patience)
-    with Node(settings, engine=raw_engine) as node:
+    with Node(settings, engine=engine) as node:
         assert len(send_to(node.port, paths).sent) == 180
         (job,) = wait_for_jobs(node, seconds=300)
     assert job.status == "done", job.reason
@@ -269,7 +269,7 @@ def test_projections_go_through_a_node_whose_model_has_a_raw_mode(
 
 @pytest.mark.parametrize("engine_changes", [False, True])
 def test_a_crash_at_every_station_makes_the_same_result_of_projections(
-    tmp_path: Path, raw_engine: NeedEngine, engine: NeedEngine, engine_changes: bool
+    tmp_path: Path, raw_engine: NeedEngine, image_engine: NeedEngine, engine_changes: bool
 ) -> None:
     """Each station is reached by a process that knows only what is on the disk, and is broken off once.
 
@@ -295,7 +295,7 @@ def test_a_crash_at_every_station_makes_the_same_result_of_projections(
     shutil.rmtree(folder)
     for station in STATIONS:
         late = engine_changes and station in ("judge", "write")
-        anew = Stations(settings, spool, engine if late else raw_engine, DoseReports())
+        anew = Stations(settings, spool, image_engine if late else raw_engine, DoseReports())
         assert anew.can_continue(order)
         if station == "reconstruct":
             with pytest.raises(KeyboardInterrupt):

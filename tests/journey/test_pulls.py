@@ -1,6 +1,7 @@
 """Series that the node fetches itself: from a real Orthanc over REST and over DICOMweb, through trouble."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from dicomnode.network.filing import ReceivedInstance, Request
 from dicomnode.network.part10 import read_meta
 from dicomnode.node import Node
 from dicomnode.settings import Settings, WebSource
+from dicomnode.spool import Spool
 from tests.archives_orthanc import WebOrthanc
 from tests.journey.scene import (
     Pacs,
@@ -28,6 +30,8 @@ from tests.journey.scene import (
     wait_for_jobs,
     wait_until,
 )
+from tests.journey.test_hostile_source import SOURCE, FakeOrthanc
+from tests.network.test_web_archive import says, served
 
 pytestmark = pytest.mark.slow
 Told = dict[str, Any]
@@ -199,6 +203,46 @@ def test_a_source_that_goes_down_in_the_middle_makes_no_half_result(
         client.wait(paths[0], "done")
         (job,) = node.jobs()
     assert (job.instances, len(pacs.images())) == (8, 8)
+
+
+def test_of_late_images_no_half_revision_is_made(tmp_path: Path, engine: NeedEngine, pacs: Pacs) -> None:
+    """Four of six images were a series; two come later, and between them the archive lets nobody in."""
+    paths = low_dose_series(tmp_path / "in", slices=6)
+    fake = FakeOrthanc(paths)
+    late = {known: fake.files.pop(known) for known in list(fake.files)[4:]}
+    shut = threading.Event()
+
+    def door(head: bytes, connection: socket.socket) -> None:
+        (says(b"", "text/plain", "401 Unauthorized") if shut.is_set() else fake)(head, connection)
+
+    def shuts(head: bytes, connection: socket.socket) -> None:
+        wait_until(lambda: held() == 5, 30)
+        shut.set()
+        door(head, connection)
+
+    with served(door) as server:
+        source = SOURCE | {"url": f"http://127.0.0.1:{server.port}"}
+        settings = pulling_settings(tmp_path, pacs, WebSource.model_validate(source))
+        folder = Spool(settings.node.spool, 0).series_folder(uids(paths[0])[1])
+
+        def held() -> int:
+            return len(list(folder.glob("*.dcm")))
+
+        with Node(settings, engine=engine) as node:
+            client = Client(node.web_port)
+            client.post("hostile", paths[0])
+            client.wait(paths[0], "done")
+            fake.files |= late
+            good = fake.files[list(late)[1]][1]
+            fake.put(5, shuts)
+            client.post("hostile", paths[0])
+            wait_until(shut.is_set, 30)
+            time.sleep(2 * settings.completeness.give_up_seconds)
+            assert [job.instances for job in node.jobs()] == [4], "a revision without what is being fetched"
+            fake.put(5, good)
+            shut.clear()
+            wait_until(lambda: len(node.jobs()) == 2 and all(job.final for job in node.jobs()), 100)
+            assert sorted(job.instances for job in node.jobs()) == [4, 6]
 
 
 def test_a_wrong_password_is_told_in_words_and_mended_in_the_configuration(

@@ -205,11 +205,11 @@ def test_turns_that_leave_a_gap_are_no_series(tmp_path: Path, raw_engine: NeedEn
 
 
 def test_a_model_for_images_refuses_and_images_are_taken_up_as_they_are(
-    paths: list[Path], tmp_path: Path, engine: NeedEngine, raw_engine: NeedEngine
+    paths: list[Path], tmp_path: Path, image_engine: NeedEngine, raw_engine: NeedEngine
 ) -> None:
     with pytest.raises(NoRawMode):
-        take_up(paths, engine)
-    assert take_up(paths, engine, SIDE, enhanced=True).series.slices == 4, "its result is there already"
+        take_up(paths, image_engine)
+    assert take_up(paths, image_engine, SIDE, enhanced=True).series.slices == 4, "its result is there already"
     images = make_series(tmp_path)
     one = take_up(images, raw_engine)
     assert (one.projections, one.photons, one.views) == (None, None, 0)

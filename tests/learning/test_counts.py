@@ -45,6 +45,21 @@ def session_in(folder: Path, deadline: float = float("inf")) -> Session:
     return session
 
 
+def publish_untrained(recipe: Recipe, folder: Path, spread: float = 0.0) -> None:
+    """Into `folder`/models, of networks that know nothing; with `spread` they do not say 0 everywhere."""
+    session = session_in(folder)
+    for task in (
+        spdiff_task(recipe, session),
+        dgdiff_task(recipe, session),
+        raw_task(recipe, STAGE, session),
+    ):
+        trainer = Trainer(task, folder, session.device, seed=1)
+        if spread:
+            torch.nn.init.normal_(trainer.ema.get_parameter("leave.weight"), std=spread)
+        trainer._save()
+    publish(recipe, folder, folder / "models")
+
+
 def batch(seed: int, stage: RawStage = STAGE) -> Batch:
     return counts.raw_batch([example()], BEAM, stage, np.random.default_rng(seed))
 
@@ -97,14 +112,7 @@ def test_half_of_the_crops_are_the_rays_of_the_corpus() -> None:
 def test_a_model_has_a_raw_mode_if_its_recipe_has_one(tmp_path: Path) -> None:
     corpus = Corpus(sources=(), views=60, detectors=140)
     recipe = Recipe(model_id="without", version="0", corpus=corpus, projection=TINY, image=TINY)
-    session = session_in(tmp_path)
-    for task in (
-        spdiff_task(recipe, session),
-        dgdiff_task(recipe, session),
-        raw_task(recipe, STAGE, session),
-    ):
-        Trainer(task, tmp_path, session.device, seed=1)._save()
-    publish(recipe, tmp_path, tmp_path / "models")
+    publish_untrained(recipe, tmp_path)
     without = load_engine(tmp_path / "models", "without", "cpu")
     with pytest.raises(NoRawMode, match="without has no raw mode"):
         without.clean_counts(torch.ones(1, 8, 8), 2.5e4)

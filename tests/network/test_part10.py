@@ -1,5 +1,7 @@
 """The frame of a file: what others read in it, and what is read in theirs."""
 
+import struct
+
 import pytest
 from pydicom import dcmread
 
@@ -41,3 +43,21 @@ def test_what_is_no_dicom_file_is_told(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(NetworkError, match=r"x\.dcm"):
         part10.read_meta(path)
+
+
+def test_file_meta_information_with_uids_beyond_ascii_is_refused_by_name() -> None:
+    frame = part10.frame("1.2.840.10008.5.1.4.1.1.2", "2.25.1", "1.2.840.10008.1.2.1", "CT")
+    head = frame + b"\x08\x00"  # the data set begins
+    assert part10.parse_meta(head, "a.dcm").transfer_syntax_uid == "1.2.840.10008.1.2.1"
+    with pytest.raises(NetworkError, match=r"a\.dcm: .* other signs than ASCII"):
+        part10.parse_meta(head.replace(b"1.2.840.10008.1.2.1", b"1.2.840.1000\xb0.1.2.1"), "a.dcm")
+
+
+@pytest.mark.parametrize("vr", [b"UR", b"OW", b"SQ", b"UC"])
+def test_every_element_with_a_long_length_is_stepped_over(vr: bytes) -> None:
+    """(0002,0026), from where it was sent, is a UR; what applications add is anything."""
+    frame = part10.frame(protocol.CT_IMAGE, "2.25.1", protocol.EXPLICIT_VR_LITTLE_ENDIAN, "CT")
+    value = b"" if vr == b"SQ" else b"dicom://somewhere "
+    added = struct.pack("<HH2sHI", 2, 0x0026, vr, 0, len(value)) + value
+    meta = part10.parse_meta(frame + added + b"\x08\x00", "a.dcm")
+    assert (meta.sop_class_uid, meta.data_set_at) == (protocol.CT_IMAGE, len(frame + added))

@@ -3,6 +3,8 @@
 import gzip
 import json
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,8 +40,8 @@ Answer = Callable[[bytes, socket.socket], None]
 class Server:
     """A server that answers each request as it is told; `asked` are the request lines and headers."""
 
-    def __init__(self, answer: Answer) -> None:
-        self.answer = answer
+    def __init__(self, answer: Answer, tls: ssl.SSLContext | None = None) -> None:
+        self.answer, self._tls = answer, tls
         self.asked: list[bytes] = []
         self._socket = socket.create_server(("127.0.0.1", 0))
         threading.Thread(target=self._accept, daemon=True).start()
@@ -57,26 +59,30 @@ class Server:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection:
-            try:
-                head = b""
-                while b"\r\n\r\n" not in head:
-                    came = connection.recv(65536)
-                    if not came:
-                        return
-                    head += came
-                self.asked.append(head)
-                self.answer(head, connection)
-            except OSError:
-                pass
+        with connection, suppress(OSError):
+            if self._tls is None:
+                self._hear(connection)
+            else:
+                with self._tls.wrap_socket(connection, server_side=True) as private:
+                    self._hear(private)
+
+    def _hear(self, connection: socket.socket) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            came = connection.recv(65536)
+            if not came:
+                return
+            head += came
+        self.asked.append(head)
+        self.answer(head, connection)
 
     def close(self) -> None:
         self._socket.close()
 
 
 @contextmanager
-def served(answer: Answer) -> Iterator[Server]:
-    server = Server(answer)
+def served(answer: Answer, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
+    server = Server(answer, tls)
     try:
         yield server
     finally:
@@ -158,6 +164,28 @@ def test_silence_and_a_closed_door_are_trouble_that_may_pass() -> None:
         with pytest.raises(PeerUnreachable, match="no connection"):
             fetch(opened)
         assert not server.asked
+
+
+def test_a_certificate_that_is_not_trusted_is_told_and_trusted_where_the_machine_is_told_to(
+    tmp_path: Path, program: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tmp_path / "made.pem"
+    command = [program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=archive", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command, "-keyout", str(made), "-out", str(made)], check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(made)
+    with served(told([]), tls) as server:
+        url = f"https://127.0.0.1:{server.port}"
+        with archive(server, url=url, timeout_seconds=20) as opened, pytest.raises(PeerUnreachable) as caught:
+            listing(opened)
+        assert f"certificate of {url} is not trusted" in str(caught.value)
+        assert "SSL_CERT_FILE" in str(caught.value)
+        assert not server.asked
+        monkeypatch.setenv("SSL_CERT_FILE", str(made))
+        with archive(server, url=url, timeout_seconds=20) as opened, pytest.raises(SeriesUnknown):
+            listing(opened)
+        assert server.asked
 
 
 def test_nothing_compressed_is_unpacked() -> None:

@@ -61,3 +61,30 @@ def test_lua_tries_again_at_events_and_not_in_a_tight_loop(
         settle(2.5)
         orthanc.upload(others[1:])
         wait_until(lambda: orthanc.metadata(source)["4310"].startswith("sent"), 30, orthanc.log)
+
+
+@pytest.mark.slow
+def test_lua_tells_of_a_failure_whose_job_orthanc_has_forgotten(tmp_path: Path, orthanc: Orthanc) -> None:
+    orthanc.configuration["JobsHistorySize"] = 0
+    with running_plugin(orthanc):
+        source = orthanc.upload(low_dose_series(tmp_path / "in"))
+        wait_until(lambda: "attempt 1 failed" in orthanc.metadata(source).get("4310", ""), 20, orthanc.log)
+    assert "Lua command" not in orthanc.log()
+
+
+@pytest.mark.slow
+def test_lua_sends_a_failed_series_that_has_grown_once_and_not_twice_at_the_same_event(
+    tmp_path: Path, orthanc: Orthanc
+) -> None:
+    orthanc.configuration["StableAge"] = 4
+    with running_plugin(orthanc):
+        paths = low_dose_series(tmp_path / "in")
+        source = orthanc.upload(paths[:4])
+        wait_until(lambda: "attempt 1 failed" in orthanc.metadata(source).get("4310", ""), 30, orthanc.log)
+        settle(1.5)
+        orthanc.upload(paths[4:])
+        wait_until(lambda: "attempt 2 failed" in orthanc.metadata(source)["4310"], 30, orthanc.log)
+        assert len(orthanc.jobs()) == 2, "tried again when the image came"
+        wait_until(lambda: len(orthanc.jobs()) > 2, 30, orthanc.log)
+        settle(1)
+        assert len(orthanc.jobs()) == 3, "and once when the series was stable"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 
 from dicomnode.journey.job import Job
 from dicomnode.node import Node
@@ -137,6 +138,25 @@ def test_a_refusal_of_the_node_is_shown_and_can_be_tried_again_by_hand(
         wait_until(lambda: orthanc.plugin(source)["final"], 40, lambda: orthanc.plugin(source))
         assert orthanc.plugin(source)["state"] == "refused"
         assert len(orthanc.jobs()) == pushed, "the node has all images: it is only asked to try again"
+
+
+@pytest.mark.slow
+def test_images_that_the_node_had_to_leave_out_are_told_in_orthanc(
+    tmp_path: Path, orthanc: Orthanc, running_node: StartNode
+) -> None:
+    web_port = free_port()
+    running_node(node_settings(tmp_path, free_port(), orthanc, web_port=web_port))
+    orthanc.configuration["DicomNode"] = pulling(web_port, orthanc)
+    paths = low_dose_series(tmp_path / "in", slices=6)
+    broken = dcmread(paths[-1])
+    broken.PixelData = broken.PixelData[:-2000]
+    broken.save_as(paths[-1])
+    with running_plugin(orthanc):
+        source = orthanc.upload(paths)
+        orthanc.wait_for(source, "done")
+        assert len(orthanc.enhanced()[0]["Instances"]) == 5
+        assert "1 of 6 images could not be fetched" in orthanc.plugin(source)["words"]
+        assert "1 of 6 images could not be fetched" in orthanc.metadata(source)["4310"]
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,17 @@
-"""One series that cannot be read, or an Orthanc that forgets its jobs at once: everything goes its way."""
+"""Damaged images, a series that cannot be read, an Orthanc that forgets its jobs: everything goes its way."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 
 from dicomnode.network.receive import ReceivedInstance, Receiver
 from dicomnode.node import Node
 from dicomnode.settings import Settings
 from dicomnode.spool import Spool
 from tests.journey.scene import free_port, low_dose_series, wait_until
-from tests.orthanc.conftest import PLUGIN, node_settings
+from tests.orthanc.conftest import PLUGIN, following, node_settings
 from tests.orthanc.orthancs import Orthanc, running_plugin, settle
 
 
@@ -76,3 +77,31 @@ def test_a_result_ends_what_is_followed_though_the_nodes_http_never_answers(
         assert told["final"]
         assert [one["id"] for one in told["results"]] == [orthanc.enhanced()[0]["ID"]]
         assert "HTTP does not answer" in told["words"]
+
+
+@pytest.mark.slow
+def test_an_image_that_the_node_refuses_keeps_back_no_other_and_is_told(
+    orthanc_program: str, tmp_path: Path, running_node: Callable[[Settings], Node]
+) -> None:
+    port, web_port = free_port(), free_port()
+    orthanc = Orthanc(orthanc_program, tmp_path / "orthanc", plugin=following(web_port), node_port=port)
+    paths = low_dose_series(tmp_path / "in", slices=60)
+    for path in (paths[0], paths[-1]):
+        broken = dcmread(path)
+        broken.PixelData = broken.PixelData[:-2000]
+        broken.save_as(path)
+    with running_plugin(orthanc):
+        source = orthanc.upload(paths)
+        wait_until(lambda: orthanc.plugin(source)["attempts"] >= 2, 20)
+        running_node(node_settings(tmp_path, port, orthanc, web_port=web_port))
+        orthanc.wait_for(source, "done")
+        wait_until(lambda: orthanc.plugin(source)["final"], 70, lambda: orthanc.plugin(source))
+        assert [len(one["Instances"]) for one in orthanc.enhanced()] == [58]
+        assert "2 of 60 images were refused by the node" in orthanc.plugin(source)["words"]
+        assert "2 of 60 images were refused by the node" in orthanc.metadata(source)["4310"]
+        pushed = len(orthanc.jobs())
+
+        orthanc.post(f"/dicomnode/series/{source}/enhance")
+        wait_until(lambda: len(orthanc.jobs()) > pushed, 20, lambda: orthanc.plugin(source))
+        orthanc.wait_for(source, "done")
+        assert len(orthanc.enhanced()) == 1, "asked for again it brings nothing twice"

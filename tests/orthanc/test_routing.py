@@ -222,4 +222,7 @@ def test_the_modules_load_without_the_tests_environment() -> None:
         f"dicomnode_plugin.{path.stem}" for path in (PLUGIN / "dicomnode_plugin").glob("[a-z]*.py")
     )
     code = f"import sys; sys.path.insert(0, {str(PLUGIN)!r}); import {modules}"
-    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True, timeout=60)
+    ended = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, timeout=60, check=False
+    )
+    assert ended.returncode == 0, ended.stderr

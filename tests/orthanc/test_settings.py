@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dicomnode_plugin.record import Record
 from dicomnode_plugin.settings import Settings, SettingsWrong, read_settings
 
 from tests.orthanc.conftest import PLUGIN
@@ -21,7 +22,7 @@ def test_a_section_with_what_is_needed_is_read_and_shown_without_its_token() -> 
     shown = read({**PULL, "Token": "hidden"}).shown()
     assert set(shown) == {
         "Modality", "Mode", "Url", "Token", "Source", "Automatic", "MinimumSlices", "SweepDays",
-        "RetrySeconds", "LongestRetrySeconds",
+        "RetrySeconds", "LongestRetrySeconds", "GiveUpDays",
     }  # fmt: skip
     assert "hidden" not in str(shown)
     readme = (ROOT / "orthanc-plugin" / "README.md").read_text()
@@ -43,6 +44,8 @@ def test_a_section_with_what_is_needed_is_read_and_shown_without_its_token() -> 
         ({**PLUGIN, "SweepDays": -1}, "SweepDays"),
         ({**PLUGIN, "RetrySeconds": "10"}, "RetrySeconds"),
         ({**PLUGIN, "RetrySeconds": 20, "LongestRetrySeconds": 10}, "LongestRetrySeconds"),
+        ({**PULL, "Token": "two\nlines"}, "Token"),
+        ({**PULL, "Token": "umlauts: \u00fc"}, "Token"),
         ({**PULL, "Url": ""}, "Url"),
         ({**PULL, "Url": "127.0.0.1:8080"}, "Url"),
         ({**PULL, "Url": "file:///etc/passwd"}, "Url"),
@@ -70,6 +73,15 @@ def test_pauses_grow_up_to_the_longest_and_stay_there() -> None:
     assert pauses[:4] == [10, 20, 40, 80]
     assert pauses == sorted(pauses)
     assert pauses[-1] == 600
+
+
+def test_it_is_given_up_when_the_pauses_have_lasted_so_many_days_and_not_before() -> None:
+    settings = read({**PLUGIN, "RetrySeconds": 10, "LongestRetrySeconds": 600, "GiveUpDays": 2})
+    record, pauses = Record(), [0.0]
+    while not settings.is_over(record.paused_seconds):
+        pauses.append(settings.pause_seconds(record.attempts + 1))
+        record = record.failed("no room", now=0.0, pause_seconds=pauses[-1])
+    assert sum(pauses[:-1]) <= 2 * 86400 < sum(pauses) == record.paused_seconds
 
 
 def test_orthanc_starts_with_wrong_settings_and_says_what_is_wrong(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dicomnode.physics.size import measure_sizes, water_equivalent_diameter_mm
+from dicomnode.physics.size import around_body, measure_sizes, water_equivalent_diameter_mm
 
 PIXEL_MM = 1.0
 Stack = NDArray[np.float32]
@@ -188,3 +188,13 @@ def test_whole_neighbours_tell_the_size_of_a_small_field() -> None:
     sizes = measure_sizes(np.concatenate([stack[:1], cut, stack[2:]]), PIXEL_MM, 10.0)
     assert sizes[1].source == "neighbours"
     assert sizes[1].diameter_mm == pytest.approx(300, rel=0.005)
+
+
+@pytest.mark.parametrize("margin_px", [0, 3])
+def test_the_rectangle_around_a_body_has_the_same_margin_on_every_side(margin_px: int) -> None:
+    image = np.full((128, 128), -1000, np.float32)
+    y, x = np.mgrid[:128, :128]
+    image[((y - 64) / 30) ** 2 + ((x - 64) / 40) ** 2 < 1] = 40.0
+    mirrored = around_body(image[::-1, ::-1], margin_px)
+    for cut, other in zip(around_body(image, margin_px), mirrored, strict=True):
+        assert (128 - other.stop, 128 - other.start) == (cut.start, cut.stop)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import calendar
 import json
+import re
 import time
 from dataclasses import dataclass
 from typing import Any, Iterator, Mapping, Protocol, Sequence
@@ -66,13 +67,25 @@ class Push:
     cancelled: bool
 
     @property
+    def refused(self) -> bool:
+        """Did it end at an image that the other side will never take? Out of resources (A7xx) passes."""
+        return self.state == "Failure" and _REFUSED.search(self.trouble) is not None
+
+    @property
     def ended(self) -> bool:
         """Has it succeeded or failed?"""
         return self.state in ("Success", "Failure")
 
+    @property
+    def paused(self) -> bool:
+        """Has somebody paused it?"""
+        return self.state == "Paused"
+
 
 _MOST_JOBS = 1000
 _CANCELED = 37  # OrthancPluginErrorCode_CanceledJob
+_REFUSED = re.compile(r"DIMSE status 0x(C0|A9|0117|0122)")
+"""By PS3.4 B.2.3 and PS3.7 9.1.1: not understood, of another class, a UID or a class of no use."""
 
 
 class Archive:
@@ -136,9 +149,9 @@ class Archive:
             except (TypeError, self._sdk.OrthancException) as error:
                 raise ArchiveTrouble(f"Orthanc: {error}") from None
 
-    def send(self, orthanc_id: str, modality: str) -> str:
-        """Start a job that sends a series; the name of the job."""
-        body = json.dumps({"Resources": [orthanc_id], "Synchronous": False})
+    def send(self, resources: Sequence[str], modality: str) -> str:
+        """Start a job that sends series or images, in this order; the name of the job."""
+        body = json.dumps({"Resources": list(resources), "Synchronous": False})
         answer = self._call("RestApiPost", f"/modalities/{modality}/store", body)
         if answer is None:
             raise ArchiveTrouble(f'Orthanc knows no modality "{modality}", or the series is gone')

@@ -10,9 +10,10 @@ from typing import Callable, Sequence
 
 from . import record as phases
 from . import routing
-from .archive import Archive, ArchiveTrouble, Series
+from .archive import Archive, ArchiveTrouble, Push, Series
 from .ledger import Ledger
 from .node import NodeApi, NodeSeries, NodeTrouble
+from .reach import HEALTH_SECONDS, Reach
 from .record import SENT_SHARE, Record
 from .settings import Settings
 
@@ -26,9 +27,9 @@ ARRIVAL_SECONDS = 60.0
 _MOST_SENDING = 1
 """Orthanc's two threads for jobs are not ours alone."""
 _MOST_A_TURN = 20
-_HEALTH_SECONDS = 30.0
 _SILENCES = 3
 """So often in a row the node's HTTP has not answered when a result ends what is followed."""
+_BY_HAND = "it can be asked for again by hand"
 _CLOCK_STEP_SECONDS = 1.0
 _EVENT_SECONDS = 5.0
 """How long after its end a job may be forgotten before its event has come."""
@@ -50,11 +51,9 @@ class Desk:
         self._tell, self._clock = tell, clock
         self._open: dict[str, Record] = {}
         self._asked: dict[str, float] = {}
-        self._node_failures, self._node_due, self._health_due = 0, 0.0, 0.0
         self._worked_at = 0.0
         self.last_error: tuple[float, str] | None = None
-        self.node_words = "" if node else "no Url is given: progress cannot be seen"
-        self.node_reachable: bool | None = None
+        self.reach = Reach(node, settings, self._note, clock)
 
     # --- what is under way ----------------------------------------------------------------
 
@@ -120,23 +119,15 @@ class Desk:
     def _begin(self, series: Series, record: Record, asked: bool) -> None:
         if record.phase == phases.SENDING:
             self._keep(series.orthanc_id, record)  # compared with what is there when the job has ended
-        elif series.fingerprint != record.sent:
+        elif series.fingerprint != record.sent or (asked and record.final and record.left_out):
             self._queue(series, record, at_once=asked or record.phase != phases.WAITING)
         elif asked and record.final:
             self._ask_again(series, record)
 
     def _queue(self, series: Series, record: Record, at_once: bool = True) -> None:
-        same = record.sending == series.fingerprint and not record.final
-        record = record.but(
-            phase=phases.WAITING,
-            state="waiting",
-            words="waits to be sent" if at_once else record.words,
-            progress=record.progress if same else 0.0,
-            sending=series.fingerprint,
-            due=self._clock() if at_once else record.due,
-            attempts=0 if at_once else record.attempts,
-            again=bool(record.sent),
-        )
+        record = record.queued(series.fingerprint)
+        if at_once:
+            record = record.but(words="waits to be sent", due=self._clock(), attempts=0, paused_seconds=0.0)
         self._keep(series.orthanc_id, record)
 
     def _ask_again(self, series: Series, record: Record) -> None:
@@ -145,20 +136,19 @@ class Desk:
             self._queue(series, record)
             return
         try:
-            told = self._node.series(series.uid)
-            for job_id in told.again:
-                self._node.retry(job_id)
+            state, started = self._node.start_again(series.uid)
         except NodeTrouble as trouble:
             self._note(f"asking the node to try again: {trouble}")
             if trouble.status not in (404, 409):
                 self._keep(series.orthanc_id, record.but(words=f"could not be tried again: {trouble}"))
                 return
         else:
-            if told.state == "unknown" or (self._settings.pulls and not told.again):
+            if state == "unknown" or (self._settings.pulls and not started):
                 self._queue(series, record)  # the node looks whether this Orthanc has more of it
                 return
         changes = {"phase": phases.FOLLOWING, "state": "asked", "words": "the node was asked to try again"}
-        self._keep(series.orthanc_id, record.but(**changes, again=True, since=self._clock(), lost=0))
+        record = record.but(**changes, again=True, since=self._clock(), lost=0)
+        self._keep(series.orthanc_id, record.but(had=len(record.results)))
 
     def _recognise(self, result: Series, headers: Sequence[routing.Header], record: Record) -> None:
         """A result: never sent, and linked with the series it was made from."""
@@ -176,11 +166,7 @@ class Desk:
         record = self._record(source_id)
         if result_id in record.results:
             return
-        record = record.but(results=(*record.results, result_id))
-        if record.final and record.state in ("new", "sent"):
-            words = "the enhanced series has arrived"
-            record = record.but(phase=phases.REST, state="done", words=words, progress=1.0)
-        self._keep(source_id, record)
+        self._keep(source_id, record.with_result(result_id, self._clock(), asks=self._node is not None))
 
     # --- the next step of what is under way -----------------------------------------------
 
@@ -191,12 +177,13 @@ class Desk:
             self._look(series_id, self._open[series_id])
         self._hand_over_due()
         self._follow_due()
-        self._check_health()
+        if self.reach.check():
+            self._hurry()
         if self._in(phases.SENDING) or self._in(phases.FOLLOWING):
             return POLL_SECONDS
         now = self._clock()
         waiting = [self._open[one].due - now for one in self._in(phases.WAITING)]
-        return min(_HEALTH_SECONDS, max(0.05, min(waiting, default=_HEALTH_SECONDS)))
+        return min(HEALTH_SECONDS, max(0.05, min(waiting, default=HEALTH_SECONDS)))
 
     def _mind_the_clock(self) -> None:
         """A clock that was set back must not make anything wait until it is that late once more."""
@@ -205,10 +192,9 @@ class Desk:
         if back <= _CLOCK_STEP_SECONDS:
             return
         self._asked.clear()
-        self._node_due = self._health_due = 0.0
+        self.reach.forget_times()
         for series_id, record in tuple(self._open.items()):
-            shifted = record.but(due=max(0.0, record.due - back), since=max(0.0, record.since - back))
-            self._keep(series_id, shifted)
+            self._keep(series_id, record.earlier(back))
 
     def _in(self, phase: str) -> list[str]:
         return [series_id for series_id, record in self._open.items() if record.phase == phase]
@@ -217,31 +203,40 @@ class Desk:
         now = self._clock()
         waiting = sorted(self._in(phases.WAITING), key=lambda one: self._open[one].due)
         for series_id in waiting[:_MOST_A_TURN]:
-            full = not self._settings.pulls and len(self._in(phases.SENDING)) >= _MOST_SENDING
-            if full or self._open[series_id].due > now:
+            if self._is_full() or self._open[series_id].due > now:
                 return
             series = self._archive.series(series_id)
             if series is None:
                 self._forget(series_id)
             elif self._settings.pulls:
-                self._ask_to_fetch(series, self._open[series_id])
+                if not self._ask_to_fetch(series, self._open[series_id]):
+                    return
             else:
                 self._send(series, self._open[series_id])
 
+    def _is_full(self) -> bool:
+        """Are as many transfers running as may? A paused one takes none of Orthanc's threads."""
+        going = [one for one in self._in(phases.SENDING) if self._open[one].state != "paused"]
+        return not self._settings.pulls and len(going) >= _MOST_SENDING
+
     def _send(self, series: Series, record: Record) -> None:
-        record = record.but(sending=series.fingerprint, instances=len(series.instances))
+        if record.sending != series.fingerprint or not record.in_stretches:
+            record = record.from_the_first()
+        record = record.listing(series.fingerprint, len(series.instances), self._clock())
         try:
-            job = self._archive.send(series.orthanc_id, self._settings.modality)
+            resources = record.stretch(series.instances) or (series.orthanc_id,)
+            job = self._archive.send(resources, self._settings.modality)
         except ArchiveTrouble as trouble:
             self._failed(series.orthanc_id, record, str(trouble))
             return
-        words = f"sending {record.instances} images to the node"
-        changes = {"phase": phases.SENDING, "state": "sending", "words": words, "since": self._clock()}
-        self._keep(series.orthanc_id, record.but(**changes, job=job))
+        record = record.but(phase=phases.SENDING, since=self._clock(), job=job)
+        self._keep(series.orthanc_id, record.on_the_way(0.0, paused=False))
 
-    def _ask_to_fetch(self, series: Series, record: Record) -> None:
+    def _ask_to_fetch(self, series: Series, record: Record) -> bool:
+        """False: no answer. The others would wait for theirs as long, and people for the plugin meanwhile."""
         assert self._node is not None  # settings: pull needs Url
-        record = record.but(sending=series.fingerprint, instances=len(series.instances))
+        record = record.from_the_first()
+        record = record.listing(series.fingerprint, len(series.instances), self._clock())
         try:
             self._node.fetch(self._settings.source, self._archive.study_uid(series), series.uid)
         except NodeTrouble as trouble:
@@ -249,14 +244,13 @@ class Desk:
             if trouble.status == 404:
                 words = f"DicomNode.Source is {self._settings.source}, the node answers: {trouble}"
             if trouble.status == 422:  # malformed UIDs do not get better
-                ended = record.but(phase=phases.REST, state="failed", words=words)
-                self._keep(series.orthanc_id, ended)
+                self._end_without(series.orthanc_id, record, words)
             else:
                 self._failed(series.orthanc_id, record, words, trouble.retry_after_seconds)
-            return
+            return trouble.status != 0
         self._node_answers()
-        words = "the node was asked to fetch the images"
-        self._handed_over(series.orthanc_id, record, "asked", words)
+        self._handed_over(series.orthanc_id, record, "asked", "the node was asked to fetch the images")
+        return True
 
     def _look(self, series_id: str, record: Record) -> None:
         """How far is the job that sends?"""
@@ -265,15 +259,38 @@ class Desk:
             if not 0.0 <= self._clock() - record.since < _EVENT_SECONDS:
                 self._broken_off(series_id, record)
         elif job.state == "Success":
-            self._handed_over(series_id, record, "sent", f"{record.instances} images are at the node")
-            self._hurry()
+            self._sent(series_id, record.past_the_stretch())
         elif job.cancelled:
-            words = "the transfer was cancelled in Orthanc; it can be asked for again by hand"
-            self._keep(series_id, record.but(phase=phases.REST, state="failed", words=words))
+            self._end_without(series_id, record, f"the transfer was cancelled in Orthanc; {_BY_HAND}")
+        elif job.refused:
+            self._refused(series_id, record, job)
         elif job.ended:
             self._failed(series_id, record.but(untouched=job.progress <= 0.0), job.trouble)
         else:
-            self._keep(series_id, record.but(progress=round(SENT_SHARE * job.progress, 2)))
+            self._keep(series_id, record.on_the_way(job.progress, job.paused))
+
+    def _sent(self, series_id: str, record: Record) -> None:
+        """All that was given to the job is at the node, or refused by it."""
+        if record.unfinished:  # before any other series: what has come would count as all of it meanwhile
+            ahead = record.but(phase=phases.WAITING, due=0.0, attempts=0, paused_seconds=0.0)
+            self._keep(series_id, ahead)
+            return
+        taken = record.instances - record.left_out
+        words = "; ".join((f"{taken} images are at the node", *record.remarks))
+        self._handed_over(series_id, record, "sent", words)
+        self._hurry()
+
+    def _refused(self, series_id: str, record: Record, job: Push) -> None:
+        """The node will never take one of the images. It keeps back no other: which one is it?"""
+        if not record.in_stretches:
+            self._sent(series_id, record.but(in_stretches=True))
+            return
+        record = record.past_the_refused(job.progress)
+        if record.hopeless:
+            words = f"the node refused {record.left_out} of {record.instances} images, one after another"
+            self._end_without(series_id, record, f"{words} ({job.trouble}); {_BY_HAND}")
+        else:
+            self._sent(series_id, record)
 
     def _broken_off(self, series_id: str, record: Record) -> None:
         """Orthanc was killed before it had saved its jobs: at once again, but not for ever at once."""
@@ -286,43 +303,38 @@ class Desk:
 
     def _handed_over(self, series_id: str, record: Record, state: str, words: str) -> None:
         phase = phases.FOLLOWING if self._node else phases.REST
-        handed = record.but(
-            phase=phase,
-            state=state,
-            words=words,
-            sent=record.sending,
-            progress=SENT_SHARE,
-            attempts=0,
-            since=self._clock(),
-            had=len(record.results),
-        )
+        handed = record.but(phase=phase, state=state, words=words).at_the_node(self._clock())
         self._keep(series_id, handed)
         series = self._archive.series(series_id)
         if series is not None and series.fingerprint != handed.sent and handed.seen == series.fingerprint:
             self._queue(series, handed)  # images came while it was under way, and were looked at already
 
     def _failed(self, series_id: str, record: Record, trouble: str, at_least_seconds: float = 0.0) -> None:
-        attempts = record.attempts + 1
-        pause = max(self._settings.pause_seconds(attempts), at_least_seconds)
-        due = self._clock() + pause
-        moment = time.strftime("%H:%M:%S UTC", time.gmtime(due))
-        words = f"attempt {attempts} failed ({trouble}); again at {moment}"
+        pause = max(self._settings.pause_seconds(record.attempts + 1), at_least_seconds)
+        failed = record.failed(trouble, self._clock(), pause)
+        if self._settings.is_over(failed.paused_seconds):
+            words = f"given up after {self._settings.give_up_days:g} days ({trouble}); {_BY_HAND}"
+            self._end_without(series_id, record.but(attempts=0, paused_seconds=0.0), words)
+            return
+        self._note(f"series {series_id}: {failed.words}")
+        self._keep(series_id, failed)
+
+    def _end_without(self, series_id: str, record: Record, words: str) -> None:
         self._note(f"series {series_id}: {words}")
-        changes = {"phase": phases.WAITING, "state": "waiting", "words": words}
-        self._keep(series_id, record.but(**changes, attempts=attempts, due=due))
+        self._keep(series_id, record.but(phase=phases.REST, state="failed", words=words))
 
     def _hurry(self) -> None:
         """The node takes images again: whatever could not even begin is tried now, not after its pause."""
         for series_id in self._in(phases.WAITING):
             record = self._open[series_id]
             if record.attempts and (record.untouched or self._settings.pulls):
-                self._keep(series_id, record.but(due=self._clock(), untouched=False))
+                self._keep(series_id, record.hurried(self._clock()))
 
     # --- what the node says ---------------------------------------------------------------
 
     def _follow_due(self) -> None:
         now = self._clock()
-        if self._node is None or now < self._node_due:
+        if self._node is None or now < self.reach.due:
             return
         following = sorted(self._in(phases.FOLLOWING), key=lambda one: self._asked.get(one, 0.0))
         for series_id in following[:_MOST_A_TURN]:
@@ -336,7 +348,7 @@ class Desk:
             try:
                 told = self._node.series(series.uid)
             except NodeTrouble as trouble:
-                self._node_fails(trouble)
+                self.reach.fails(trouble)
                 self._unseen(series_id, self._open[series_id], trouble)
                 return
             self._node_answers()
@@ -344,12 +356,10 @@ class Desk:
 
     def _unseen(self, series_id: str, record: Record, trouble: NodeTrouble) -> None:
         """The node does not say how far it is. That a result has come says enough."""
-        if self._node_failures < _SILENCES or len(record.results) <= record.had:
+        if self.reach.failures < _SILENCES or len(record.results) <= record.had:
             self._keep(series_id, record.but(words=str(trouble)))
             return
-        words = f"the enhanced series has arrived; its progress was not seen: {trouble}"
-        changes = {"phase": phases.REST, "state": "done", "words": words, "again": False}
-        self._keep(series_id, record.but(**changes, progress=1.0))
+        self._keep(series_id, record.arrived(f"; its progress was not seen: {trouble}"))
 
     def _follow(self, series: Series, record: Record, told: NodeSeries) -> None:
         fresh = self._clock() - record.since < GRACE_SECONDS
@@ -368,7 +378,8 @@ class Desk:
         elif told.state == "done":
             self._done(series, record, told)
         else:
-            ended = record.but(phase=phases.REST, state=told.state, words=told.reason or words, again=False)
+            words = "; ".join((told.reason or words, *record.remarks))
+            ended = record.but(phase=phases.REST, state=told.state, words=words, again=False)
             self._note(f"series {series.orthanc_id}: {told.state}: {ended.words}")
             self._keep(series.orthanc_id, ended)
 
@@ -383,44 +394,28 @@ class Desk:
             self._mark(one, self._record(one))
             self._archive.mark_result(one, series.orthanc_id)
             self._archive.set_stable(one)
-        words = "the enhanced series is here" if found else "its result has not come into this Orthanc"
         results = tuple(dict.fromkeys((*record.results, *found)))
+        # the node tells the UIDs of its first destination; this Orthanc may have had it under another
+        here = found or len(results) > record.had
+        words = "the enhanced series is here" if here else "its result has not come into this Orthanc"
+        words = "; ".join((words, *told.remarks, *record.remarks))
         ended = record.but(phase=phases.REST, words=words, results=results, again=False)
         self._keep(series.orthanc_id, ended.but(progress=1.0))
 
     def _lost(self, series: Series, record: Record) -> None:
-        """It was handed over, and the node knows nothing of it: once more, and no more than that."""
+        """It was handed over, and the node knows nothing of it: once more, unless its result has come."""
         self._note(f"series {series.orthanc_id}: the node does not know it any more")
-        if record.lost:
-            words = "the node does not know it, though it was sent twice; it can be asked for again by hand"
-            self._keep(series.orthanc_id, record.but(phase=phases.REST, state="failed", words=words))
+        if len(record.results) > record.had:
+            self._keep(series.orthanc_id, record.arrived("; the node does not know it any more"))
+        elif record.lost:
+            words = f"the node does not know it, though it was sent twice; {_BY_HAND}"
+            self._end_without(series.orthanc_id, record, words)
         else:
             self._queue(series, record.but(lost=1, sent=""))
 
-    def _check_health(self) -> None:
-        now = self._clock()
-        if self._node is None or now < max(self._node_due, self._health_due):
-            return
-        self._health_due = now + _HEALTH_SECONDS
-        try:
-            self._node.health()
-        except NodeTrouble as trouble:
-            self._node_fails(trouble)
-        else:
-            self._node_answers()
-
     def _node_answers(self) -> None:
-        back = self._node_failures > 0
-        self.node_reachable, self.node_words, self._node_failures = True, "", 0
-        if back:
+        if self.reach.answers():
             self._hurry()
-
-    def _node_fails(self, trouble: NodeTrouble) -> None:
-        self._node_failures += 1
-        pause = min(_HEALTH_SECONDS, self._settings.pause_seconds(self._node_failures))
-        self._node_due, self._health_due = self._clock() + pause, 0.0
-        self.node_reachable, self.node_words = trouble.status != 0, str(trouble)
-        self._note(str(trouble))
 
     # --- keeping --------------------------------------------------------------------------
 

@@ -17,7 +17,9 @@ _NO_SERIES = "2.25.0"
 
 _NOT_A_NODE = "what answers at Url is not the HTTP of a dicomnode; Url names the node's web.port"
 
-FINAL = frozenset(("done", "undelivered", "refused", "held", "failed", "ignored", "superseded"))
+_OF_OTHERS = frozenset((301, 302, 307, 308, 404, 405, 501))
+"""Without words of its own, none of these is the answer of a node or of a proxy before it."""
+
 AGAIN = frozenset(("failed", "refused", "held", "undelivered"))
 """States of a job that the node can be asked to try again."""
 
@@ -33,7 +35,10 @@ class NodeTrouble(Exception):
 
 @dataclass(frozen=True)
 class NodeSeries:
-    """What the node says of one series; `progress` is 0 to 1, `again` are jobs that can be retried."""
+    """What the node says of one series; `progress` is 0 to 1, `again` are jobs without their result.
+
+    `remarks` tell what is not as asked though there is a result.
+    """
 
     state: str
     final: bool
@@ -44,6 +49,7 @@ class NodeSeries:
     reason: str | None
     results: tuple[str, ...]
     again: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
@@ -79,9 +85,12 @@ class NodeApi:
         wanted = {"source": source, "study_instance_uid": study_uid, "series_instance_uid": series_uid}
         return _read_series(self._ask("POST", "/series", wanted))
 
-    def retry(self, job_id: str) -> None:
-        """Ask the node to try a job again. Raises NodeTrouble."""
-        self._ask("POST", f"/jobs/{quote(job_id, safe='')}/retry", {})
+    def start_again(self, uid: str) -> tuple[str, int]:
+        """Have tried again what did not succeed: the state before, and how many jobs. Raises NodeTrouble."""
+        told = self.series(uid)
+        for job in told.again:
+            self._ask("POST", f"/jobs/{quote(job, safe='')}/retry", {})
+        return told.state, len(told.again)
 
     def _ask(self, method: str, path: str, body: Mapping[str, str] | None = None) -> Mapping[str, Any]:
         request = urllib.request.Request(self._url + path, method=method)
@@ -112,6 +121,8 @@ def _refused(error: urllib.error.HTTPError) -> NodeTrouble:
         told = str(_decoded(error.read(65536)).get("error", ""))[:300]
     except (OSError, http.client.HTTPException, ValueError, NodeTrouble):
         told = ""
+    if error.code in _OF_OTHERS and not told:
+        return NodeTrouble(f"{_NOT_A_NODE} (HTTP {error.code})")
     if error.code == 401:
         told = "the node refuses the token: DicomNode.Token is to be its web.token"
     elif error.code == 403:
@@ -142,6 +153,7 @@ def _read_series(told: Mapping[str, Any]) -> NodeSeries:
             reason=None if told.get("reason") is None else str(told["reason"]),
             results=tuple(str(uid) for uid in told.get("results") or ()),
             again=tuple(str(job.get("job_id")) for job in jobs if job.get("status") in AGAIN),
+            remarks=tuple(str(remark)[:300] for remark in told.get("remarks") or ()),
         )
     except (KeyError, TypeError, ValueError):
         raise NodeTrouble(_NOT_A_NODE) from None

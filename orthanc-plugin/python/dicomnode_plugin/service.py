@@ -71,7 +71,7 @@ class Service:
             "kept_in": self._kept_in,
             "series": self._desk.counts(),
             "last_error": _told(self._desk.last_error),
-            "node": {"reachable": self._desk.node_reachable, "words": self._desk.node_words},
+            "node": {"reachable": self._desk.reach.reachable, "words": self._desk.reach.words},
             "sweep": {
                 "finished": sweep.finished,
                 "looked_at": sweep.looked_at,

@@ -8,6 +8,7 @@ from typing import Any, Callable, Mapping
 from urllib.parse import urlsplit
 
 SECTION = "DicomNode"
+DAY_SECONDS = 86400.0
 
 
 class SettingsWrong(ValueError):
@@ -28,6 +29,7 @@ class Settings:
     sweep_days: float = 7.0
     retry_seconds: float = 10.0
     longest_retry_seconds: float = 600.0
+    give_up_days: float = 7.0
 
     @property
     def pulls(self) -> bool:
@@ -37,6 +39,10 @@ class Settings:
     def pause_seconds(self, attempts: int) -> float:
         """How long to wait after that many failures in a row: twice as long each time, up to the longest."""
         return min(self.longest_retry_seconds, self.retry_seconds * 2.0 ** min(attempts - 1, 30))
+
+    def is_over(self, paused_seconds: float) -> bool:
+        """Do pauses as long as these, together, last longer than `give_up_days`? No clock can hurry this."""
+        return paused_seconds > self.give_up_days * DAY_SECONDS
 
     def shown(self) -> dict[str, Any]:
         """All of it under the keys of orthanc.json; the token only as given or not."""
@@ -97,6 +103,8 @@ def _check_together(settings: Settings, configuration: Mapping[str, Any]) -> Non
         raise SettingsWrong(f"{SECTION}.LongestRetrySeconds must not be below RetrySeconds")
     if settings.url:
         _check_url(settings.url)
+    if not all("!" <= sign <= "~" for sign in settings.token):
+        raise SettingsWrong(f"{SECTION}.Token must be printable ASCII without blanks: it goes into a header")
     if configuration.get("CheckRevisions") is True:
         raise SettingsWrong(
             "CheckRevisions must be false: with it Orthanc lets no plugin write the metadata of a series"

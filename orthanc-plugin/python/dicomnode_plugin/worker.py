@@ -11,14 +11,13 @@ from typing import Any, Callable, Iterator
 from .archive import Archive, ArchiveTrouble, Sdk, Series, pages
 from .desk import Desk
 from .ledger import INSTALLED_PROPERTY, Ledger
-from .settings import Settings
+from .settings import DAY_SECONDS, Settings
 
 BY_HAND = "by-hand "
 """Before the name of a series in an announcement: somebody asked for it."""
 
 _PAGE = 100
 _MOST_A_TURN = 20
-_DAY_SECONDS = 86400.0
 
 
 @dataclass(frozen=True)
@@ -175,7 +174,7 @@ class Worker:
         if record is not None and not record.final:
             self.sweep.found += 1
             self._desk.adopt(series.orthanc_id)
-        elif series.stable and (record is None or record.seen != series.fingerprint):
+        elif series.stable and (record is None or record.is_behind(series.instances, series.updated)):
             self.sweep.found += 1
             left = series.updated + self._stable_age_seconds - time.time()
             due = time.monotonic() + min(max(left, 0.0), self._stable_age_seconds)
@@ -188,7 +187,7 @@ class Worker:
             installed = time.time()
             self._sdk.SetGlobalProperty(INSTALLED_PROPERTY, str(int(installed)))
         return max(
-            installed - self._stable_age_seconds, time.time() - self._settings.sweep_days * _DAY_SECONDS
+            installed - self._stable_age_seconds, time.time() - self._settings.sweep_days * DAY_SECONDS
         )
 
 

@@ -1,0 +1,129 @@
+"""Texts of derived images: character sets, lengths, and what the reader is told."""
+
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pydicom.dataset import Dataset
+
+from dicomnode.dicom.derived import Identity, Provenance
+from tests.dicom.rewritten import Errors, raw, write
+from tests.makers import make_series
+
+
+def test_foreign_character_sets_survive(tmp_path: Path, identity: Identity, provenance: Provenance) -> None:
+    name = "Люкceмбypг"
+
+    def cyrillic(data: Dataset, index: int) -> None:
+        data.SpecificCharacterSet = "ISO_IR 144"
+        data.PatientName = name
+        data.SeriesDescription = name
+        data.InstitutionName = name
+
+    _, images = write(make_series(tmp_path / "s", change=cyrillic), identity, provenance, tmp_path / "d")
+    assert images[0].PatientName == name
+    assert images[0].SeriesDescription == f"AI-DN | {name}"
+    assert images[0].ContributingEquipmentSequence[0].InstitutionName == name
+
+
+def test_a_long_description_is_cut_at_64_characters(
+    tmp_path: Path, identity: Identity, provenance: Provenance
+) -> None:
+    def change(data: Dataset, index: int) -> None:
+        data.SeriesDescription = "x" * 64
+
+    _, images = write(make_series(tmp_path / "s", change=change), identity, provenance, tmp_path / "d")
+    assert len(images[0].SeriesDescription) == 64
+    assert images[0].SeriesDescription.startswith("AI-DN | xxx")
+
+
+def test_quality_reasons_are_shown_to_the_reader(
+    tmp_path: Path, identity: Identity, provenance: Provenance
+) -> None:
+    labelled = replace(provenance, verdict="label", verdict_reasons=("bias in fat 3.1 HU",))
+    _, images = write(make_series(tmp_path / "s"), identity, labelled, tmp_path / "d")
+    assert "bias in fat 3.1 HU" in str(images[0].ImageComments)
+
+
+def test_a_description_is_cut_at_64_bytes_too(
+    tmp_path: Path, identity: Identity, provenance: Provenance, object_errors: Errors
+) -> None:
+    japanese = ["", "ISO 2022 IR 87"]
+    for number, (terms, described) in enumerate([(japanese, "胸部単純" * 6), ("ISO_IR 192", "Грудь " * 9)]):
+
+        def change(data: Dataset, index: int, terms=terms, described=described) -> None:
+            data.SpecificCharacterSet, data.SeriesDescription = terms, described
+
+        paths = make_series(tmp_path / f"s{number}", slices=1, change=change)
+        (image,) = write(paths, identity, provenance, tmp_path / f"d{number}")[1]
+        assert image.SeriesDescription.startswith(f"AI-DN | {described[:10]}")
+        assert len(raw(tmp_path / f"d{number}" / "00001.dcm", "SeriesDescription")) <= 64
+        assert object_errors(tmp_path / f"d{number}" / "00001.dcm") == Counter()
+
+
+@pytest.mark.parametrize("words", ["ﾍｯﾄﾞ CT", "山田"])
+def test_katakana_in_one_byte_each_stay_beside_our_prefix(
+    words: str, tmp_path: Path, identity: Identity, provenance: Provenance
+) -> None:
+    """Under ISO_IR 13 alone; kanji do not belong there, and are written as they came."""
+
+    def change(data: Dataset, index: int) -> None:
+        data.SpecificCharacterSet = "ISO_IR 13"
+        data.add_new("SeriesDescription", "LO", words.encode("shift_jis"))
+
+    paths = make_series(tmp_path / "s", slices=1, change=change)
+    _, (image,) = write(paths, identity, provenance, tmp_path / "d")
+    described = image.get_item("SeriesDescription").value
+    assert described.rstrip() == b"AI-DN | " + words.encode("shift_jis")
+
+
+@pytest.mark.parametrize(
+    ("terms", "described"),
+    [
+        (["", "ISO 2022 IR 58"], b"CT \x1b$)A" + "胸部".encode("gb2312")),
+        (["", "ISO 2022 IR 58"], b"\x1b$)A" + "胸部".encode("gb2312") * 20),
+        (["ISO 2022 IR 100", "ISO 2022 IR 58"], "Übersicht".encode("latin-1")),
+    ],
+    ids=["mixed", "too long", "no Chinese"],
+)
+def test_chinese_by_code_extension_reads_the_same_behind_our_prefix(
+    terms: list[str],
+    described: bytes,
+    tmp_path: Path,
+    identity: Identity,
+    provenance: Provenance,
+    program: Callable[[str], str],
+) -> None:
+    def change(data: Dataset, index: int) -> None:
+        data.SpecificCharacterSet = terms
+        data.add_new("SeriesDescription", "LO", described)
+
+    paths = make_series(tmp_path / "s", slices=1, change=change)
+    write(paths, identity, provenance, tmp_path / "d")
+    written = tmp_path / "d" / "00001.dcm"
+    before, after = (_read_by(program("dcmdump"), path) for path in (paths[0], written))
+    cut = after.removeprefix("AI-DN | ")
+    assert cut
+    assert before.startswith(cut)
+    assert len(cut) == len(before) or 62 <= len(raw(written, "SeriesDescription")) <= 64
+
+
+def _read_by(dcmdump: str, path: Path) -> str:
+    told = subprocess.run([dcmdump, "+U8", "+L", "+P", "0008,103e", path], capture_output=True, text=True)
+    return told.stdout.split("[", 1)[1].split("]", 1)[0]
+
+
+def test_a_description_in_letters_that_the_source_does_not_name_stays_as_it_is(
+    tmp_path: Path, identity: Identity, provenance: Provenance
+) -> None:
+    described = "Łódź Übersicht".encode()
+
+    def change(data: Dataset, index: int) -> None:
+        del data.SpecificCharacterSet
+        data.SeriesDescription = described.decode("latin-1")
+
+    write(make_series(tmp_path / "s", slices=1, change=change), identity, provenance, tmp_path / "d")
+    assert raw(tmp_path / "d" / "00001.dcm", "SeriesDescription").rstrip() == b"AI-DN | " + described

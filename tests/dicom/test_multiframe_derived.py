@@ -1,0 +1,122 @@
+"""What is written of multi-frame CT objects: classic headers, derived images and their report."""
+
+import json
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import highdicom
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.uid import CTImageStorage
+
+from dicomnode import errors
+from dicomnode.dicom.derived import Identity, Provenance, write_derived
+from dicomnode.dicom.dose import read_dose
+from dicomnode.dicom.report import write_report
+from dicomnode.dicom.series import read_series
+from dicomnode.dicom.verbatim import decode_header
+from tests.dicom.frames import CTDIVOL_MGY, MAS, same_images
+from tests.dicom.rewritten import Errors
+from tests.multiframe_makers import make_enhanced, make_legacy
+
+
+@pytest.mark.parametrize("make", [make_enhanced, make_legacy])
+def test_encoded_headers_are_classic(tmp_path: Path, classic: list[Path], make) -> None:
+    """Against the tables of the standard that come with highdicom."""
+    tables = Path(highdicom.__file__).parent / "_standard"
+    modules = json.loads((tables / "iod_module_map.json").read_text())["ct-image"]
+    attributes = json.loads((tables / "module_attribute_map.json").read_text())
+    known = {one["keyword"] for module in modules for one in attributes[module["key"]] if not one["path"]} | {
+        "AcquisitionType"
+    }
+    series = read_series([make(tmp_path / "m.dcm", classic)])
+    for at, encoded in enumerate(series.encoded_headers):
+        header = decode_header(encoded)
+        assert header.SOPClassUID == CTImageStorage
+        assert {element.keyword for element in header} <= known
+        assert header["Exposure"].VR == "IS"
+        assert header.Exposure == MAS[at]
+        assert header.CTDIvol == CTDIVOL_MGY[at]
+        assert list(header.ImageType) == ["ORIGINAL", "PRIMARY", "AXIAL"]
+    assert read_dose([decode_header(one) for one in series.encoded_headers]).mas == pytest.approx(MAS)
+
+
+@pytest.mark.parametrize("make", [make_enhanced, make_legacy])
+def test_derived_images_and_report_of_frames_are_clean(
+    tmp_path: Path, classic: list[Path], identity: Identity, provenance: Provenance, object_errors: Errors,
+    program: Callable[[str], str], make,
+) -> None:  # fmt: skip
+    path = make(tmp_path / "m.dcm", classic)
+    series = read_series([path])
+    written = write_derived(series, series.hounsfield, identity, provenance, tmp_path / "d")
+    again = write_derived(series, series.hounsfield, identity, provenance, tmp_path / "again")
+    assert [one.read_bytes() for one in written] == [one.read_bytes() for one in again]
+    images = [dcmread(one) for one in written]
+    assert len({image.SOPInstanceUID for image in images}) == 6
+    source = dcmread(path)
+    for image, frame, before, stored in zip(images, series.frames, classic, series.stored, strict=True):
+        assert image.SOPClassUID == CTImageStorage
+        (reference,) = image.SourceImageSequence
+        assert reference.ReferencedSOPClassUID == source.SOPClassUID
+        assert reference.ReferencedSOPInstanceUID == source.SOPInstanceUID
+        assert reference.ReferencedFrameNumber == frame == image.InstanceNumber
+        named = image.ReferencedSeriesSequence[0]
+        assert named.SeriesInstanceUID == source.SeriesInstanceUID
+        assert [one.ReferencedSOPInstanceUID for one in named.ReferencedInstanceSequence] == [
+            source.SOPInstanceUID
+        ]
+        assert image.ImagePositionPatient == dcmread(before).ImagePositionPatient
+        assert np.array_equal(image.pixel_array, stored)
+    for one in written:
+        assert object_errors(one) == Counter()
+    check = subprocess.run(
+        [program("dcentvfy"), *map(str, written)], capture_output=True, text=True, check=False
+    )
+    assert check.stdout + check.stderr == ""
+    report = write_report(series, written, identity, provenance, tmp_path / "report.dcm")
+    assert object_errors(report) == Counter()
+    subprocess.run([program("dsrdump"), str(report)], capture_output=True, check=True)
+    named_frames = [
+        element.value for element in dcmread(report).iterall() if element.keyword == "ReferencedFrameNumber"
+    ]
+    assert named_frames
+    assert all(sorted(numbers) == [1, 6] for numbers in named_frames), "the first and the last slice"
+    evidence = dcmread(report).CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    counts = {one.SeriesInstanceUID: len(one.ReferencedSOPSequence) for one in evidence}
+    assert counts == {source.SeriesInstanceUID: 1, images[0].SeriesInstanceUID: 6}
+
+
+def test_our_own_images_are_known_again_after_a_conversion(
+    tmp_path: Path, classic: list[Path], identity: Identity, provenance: Provenance
+) -> None:
+    series = read_series(classic)
+    written = write_derived(series, series.hounsfield, identity, provenance, tmp_path / "d")
+    with pytest.raises(errors.AlreadyEnhanced):
+        read_series([make_legacy(tmp_path / "m.dcm", written)])
+
+
+@pytest.mark.parametrize(
+    ("folder", "pattern"),
+    [
+        ("ct/rider-011", "1-00*.dcm"),
+        ("ct/lung-dx-a0002", "1-0*.dcm"),
+        ("ct/cmb-crc-01068-lung-kernel", "*.dcm"),
+        ("ct/adit-fruit", "*1001*H42s*"),
+    ],
+)
+def test_real_series_converted_by_highdicom_are_read_alike(
+    tmp_path: Path, shared_data: Path, folder: str, pattern: str, identity: Identity, provenance: Provenance,
+    object_errors: Errors,
+) -> None:  # fmt: skip
+    paths = sorted((shared_data / folder).glob(pattern))[:9]
+    assert len(paths) > 3
+    plain = read_series(paths)
+    series = read_series([make_legacy(tmp_path / "m.dcm", paths)])
+    assert same_images(series, plain)
+    assert read_dose(series.headers) == read_dose(plain.headers)
+    derived = write_derived(series, series.hounsfield, identity, provenance, tmp_path / "frames")
+    classic = write_derived(plain, plain.hounsfield, identity, provenance, tmp_path / "classic")
+    assert object_errors(derived[0]) <= object_errors(classic[0])
