@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 from dicomnode.dicom.dose import differs, report_over_reading
 from dicomnode.dicom.dose_report import DoseEvent, DoseReport, merged, read_dose_report
 from dicomnode.errors import DoseUnknown, NotADoseReport
-from dicomnode.journey.job import Job, JobBook, fresh_run
+from dicomnode.journey.book import JobBook
+from dicomnode.journey.job import Job, fresh_run
 
 if TYPE_CHECKING:
     from dicomnode.journey.stations import Stations

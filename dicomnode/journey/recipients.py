@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from dicomnode.journey.book import JobBook
 from dicomnode.journey.delivery import Delivery
 from dicomnode.journey.job import (
     ARRIVED,
     DestinationState,
     Job,
-    JobBook,
     sending,
 )
 from dicomnode.journey.order import Order

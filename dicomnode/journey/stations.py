@@ -269,7 +269,8 @@ class Stations:
             making.rename(outgoing)
             _force_to_disk(folder, deep=False)
         self._drop_pixels(folder)
-        return {"derived_series_uid": read_manifest(outgoing).results[0].series_instance_uid}
+        first, *others = [result.series_instance_uid for result in read_manifest(outgoing).results]
+        return {"derived_series_uid": first, "other_series_uids": others}
 
     def _write_objects(self, order: Order, folder: Path, making: Path) -> None:
         series = self._series(order)

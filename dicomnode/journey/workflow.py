@@ -23,13 +23,13 @@ from dicomnode.errors import (
     SeriesRefused,
     SpoolError,
 )
+from dicomnode.journey.book import JobBook
 from dicomnode.journey.dose_reports import DoseReports, LateReports
 from dicomnode.journey.durable import Active, Durable
 from dicomnode.journey.job import (
     ARRIVED,
     DestinationState,
     Job,
-    JobBook,
     Observer,
     Station,
     Status,

@@ -78,6 +78,7 @@ class JobTold(BaseModel):
     rule: str | None
     reason: str | None
     result: str | None
+    results: list[str]
     words: str
 
 
@@ -117,6 +118,7 @@ def told(job: Job) -> JobTold:
         rule=job.rule,
         reason=job.reason,
         result=job.derived_series_uid,
+        results=[uid for uid in (job.derived_series_uid, *job.other_series_uids) if uid],
         words=job_words(job),
     )
 

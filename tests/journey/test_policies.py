@@ -17,9 +17,11 @@ from dicomnode.dose_reference import DoseReference
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.errors import NoSpread
 from dicomnode.journey import writing
+from dicomnode.journey.job import read_jobs
 from dicomnode.journey.manifest import read_manifest
 from dicomnode.node import Node
 from dicomnode.settings import Settings
+from dicomnode.web.standing import told
 from tests.journey.scene import (
     IMAGE,
     KEY_OBJECTS,
@@ -167,8 +169,10 @@ def test_every_part_of_the_naming_makes_other_objects(
             wait_for_jobs(node)
         assert (len(pacs.kept()), len(other.kept())) == (3, 3)
         assert not set(pacs.kept()) & set(other.kept())
-        series = {one.SeriesInstanceUID for peer in (pacs, other) for one in of_class(peer, IMAGE)}
-        assert len(series) == 2
+        series = [{one.SeriesInstanceUID for one in of_class(peer, IMAGE)} for peer in (pacs, other)]
+        (job,) = read_jobs(settings.node.spool)
+        assert [{uid} for uid in told(job).results] == series, "whoever asks finds it under its own UID"
+        assert series[0] != series[1]
 
 
 @pytest.mark.slow

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dicomnode.errors import DiskFull, JobError, SpoolError
+from dicomnode.journey.book import JobBook
 from dicomnode.journey.delivery import pause_before
 from dicomnode.journey.job import (
     DestinationState,
     Job,
-    JobBook,
     fresh_deliveries,
     read_jobs,
     sending,

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dicomnode.engines.need.engine import NeedEngine
-from dicomnode.journey.job import Job, JobBook
+from dicomnode.journey.book import JobBook
+from dicomnode.journey.job import Job
 from dicomnode.node import Node
 from tests.journey.scene import (
     Pacs,

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import socket
 import ssl
 import subprocess
@@ -73,7 +74,15 @@ class Server:
             if not came:
                 return
             head += came
+        head, _, body = head.partition(b"\r\n\r\n")
         self.asked.append(head)
+        # Whoever closes before all of the request was read takes the answer back with it (RST).
+        wanted = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+        while len(body) < int(wanted[1] if wanted else 0):
+            came = connection.recv(65536)
+            if not came:
+                return
+            body += came
         self.answer(head, connection)
 
     def close(self) -> None:

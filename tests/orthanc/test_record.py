@@ -1,8 +1,11 @@
 """What a record remembers of the hand-over: which images it was of, and whether a result has come since."""
 
+import json
+
 import pytest
+from dicomnode_plugin.desk import ARRIVAL_SECONDS
 from dicomnode_plugin.node import NodeSeries
-from dicomnode_plugin.record import Record, fingerprint, write_record
+from dicomnode_plugin.record import Record, fingerprint
 
 from tests.orthanc.test_refused_images import TAKEN, Clinic, Site
 
@@ -36,40 +39,75 @@ def test_the_list_is_as_old_as_the_attempt_that_sent_it() -> None:
     assert record.listed == listed < record.since - 50.0
 
 
+def test_an_image_that_comes_while_orthanc_lists_the_others_is_later_than_the_list() -> None:
+    site = Site(lambda image: TAKEN)
+    site.clinic.series["one"] = ["a", "b", "c"]
+    site.desk.consider("one")
+    began, slow = site.now, site.clinic.RestApiGet
+
+    def listing(uri: str) -> bytes:
+        told = slow(uri)
+        site.now += 5.0
+        return told
+
+    site.clinic.RestApiGet = listing  # type: ignore[method-assign]
+    site.desk.work()
+    assert site.record("one").listed == began
+
+
 class Done:
-    """A node that has sent its result, and tells a UID under which this Orthanc has nothing."""
+    """A node that has sent its result, under one UID to one destination and under another to the other."""
 
     def health(self) -> str:
         return ""
 
     def series(self, uid: str) -> NodeSeries:
-        return NodeSeries("done", True, 1.0, "", 3, None, None, ("1.2.840.99",), ())
+        return NodeSeries("done", True, 1.0, "", 3, None, None, (("1.2.840.98", "1.2.840.99"),), ())
+
+    def start_again(self, uid: str) -> tuple[str, int]:
+        return "done", 0
 
 
 class LookingUp(Clinic):
-    """An Orthanc that finds no series by its UID."""
+    """An Orthanc that finds the series of these UIDs."""
+
+    has: frozenset[str] = frozenset()
 
     def RestApiPost(self, uri: str, body: str) -> bytes:
-        return b"[]" if uri == "/tools/lookup" else super().RestApiPost(uri, body)
+        if uri == "/tools/lookup":
+            return json.dumps([{"Type": "Series", "ID": body}] if body in self.has else []).encode()
+        return super().RestApiPost(uri, body)
 
 
-@pytest.mark.parametrize(
-    ("results", "words"), [((), "has not come into this Orthanc"), (("other",), "is here")]
-)
-def test_a_result_under_the_uid_of_another_destination_is_here_all_the_same(
-    results: tuple[str, ...], words: str
-) -> None:
+def at_a_clinic_with(*uids: str) -> Site:
     site = Site(lambda image: TAKEN, Done())
     site.clinic = LookingUp(lambda image: TAKEN)
+    site.clinic.has = frozenset(uids)
+    site.clinic.series |= {"one": ["a", "b", "c"], **{uid: ["d"] for uid in uids}}
     site.archive = type(site.archive)(site.clinic)
     site.start()
-    site.clinic.series["one"] = ["a", "b", "c"]
     site.desk.consider("one")
-    site.work(3)
-    handed = site.record("one")
-    assert handed.phase == "following"
-    site.clinic.metadata["/series/one/metadata/4311"] = write_record(handed.but(results=results))
-    site.start()
+    return site
+
+
+@pytest.mark.parametrize("uid", ["1.2.840.98", "1.2.840.99"])
+def test_a_result_is_here_under_the_uid_of_whichever_destination_however_often_it_is_asked_for(
+    uid: str,
+) -> None:
+    site = at_a_clinic_with(uid)
+    for _ in range(3):
+        began = site.now
+        record = site.finish("one")
+        assert (record.state, record.words, record.results) == ("done", "the enhanced series is here", (uid,))
+        assert site.now < began + ARRIVAL_SECONDS, "it waited for what was here"
+        site.desk.consider("one", by_hand=True)
+        assert not site.record("one").final
+
+
+def test_a_result_that_is_nowhere_in_this_orthanc_is_waited_for_and_told_as_not_here() -> None:
+    site = at_a_clinic_with("1.2.840.97")
+    began = site.now
     record = site.finish("one")
-    assert record.state == "done"
-    assert words in record.words
+    assert site.now >= began + ARRIVAL_SECONDS
+    assert (record.state, record.results) == ("done", ())
+    assert "has not come into this Orthanc" in record.words

@@ -189,6 +189,34 @@ def test_the_stretches_of_a_series_follow_each_other_and_no_other_series_comes_b
     assert [site.record(name).state for name in site.clinic.series] == ["sent"] * 3
 
 
+def test_after_a_pause_the_rest_of_a_half_sent_series_goes_before_all_that_came_meanwhile() -> None:
+    images, up = named(100), True
+
+    def answer(image: str) -> str:
+        if image == images[10]:
+            return REFUSED
+        return TAKEN if up else NO_ROOM
+
+    site = Site(answer)
+    site.clinic.series["first"] = images
+    site.desk.consider("first")
+    while site.record("first").past == 0:
+        site.work()
+    up = False
+    while not site.record("first").attempts:
+        site.work()
+    up, began = True, len(site.clinic.sent)
+    site.now = site.record("first").due - 1.0
+    for name in ("second", "third"):
+        site.clinic.series[name] = [name, name.upper()]
+        site.desk.consider(name)
+    site.now = site.record("first").due + 60.0
+    site.work(20)
+    order = [job[0] in images for job in site.clinic.sent[began:]]
+    assert order == sorted(order, reverse=True)
+    assert [site.record(name).state for name in site.clinic.series] == ["sent"] * 3
+
+
 def test_a_series_of_which_everything_is_refused_ends_after_one_stretch_and_keeps_no_list() -> None:
     site = Site(lambda image: REFUSED)
     site.clinic.series["one"] = named(3000)

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicomnode.journey.job import FINAL, DestinationState, Job, JobBook, Station, Status, begun, sending
+from dicomnode.journey.book import JobBook
+from dicomnode.journey.job import FINAL, DestinationState, Job, Station, Status, begun, sending
 from dicomnode.journey.order import Order
 from dicomnode.journey.progress import reached
 from dicomnode.journey.pulling import Pull

@@ -12,7 +12,7 @@ from . import record as phases
 from . import routing
 from .archive import Archive, ArchiveTrouble, Push, Series
 from .ledger import Ledger
-from .node import NodeApi, NodeSeries, NodeTrouble
+from .node import NodeApi, NodeSeries, NodeTrouble, NotTheNode
 from .reach import HEALTH_SECONDS, Reach
 from .record import SENT_SHARE, Record
 from .settings import Settings
@@ -139,7 +139,7 @@ class Desk:
             state, started = self._node.start_again(series.uid)
         except NodeTrouble as trouble:
             self._note(f"asking the node to try again: {trouble}")
-            if trouble.status not in (404, 409):
+            if isinstance(trouble, NotTheNode) or trouble.status not in (404, 409):
                 self._keep(series.orthanc_id, record.but(words=f"could not be tried again: {trouble}"))
                 return
         else:
@@ -201,28 +201,30 @@ class Desk:
 
     def _hand_over_due(self) -> None:
         now = self._clock()
-        waiting = sorted(self._in(phases.WAITING), key=lambda one: self._open[one].due)
-        for series_id in waiting[:_MOST_A_TURN]:
-            if self._is_full() or self._open[series_id].due > now:
+        due = [series_id for series_id in self._in(phases.WAITING) if self._open[series_id].due <= now]
+        for series_id in sorted(due, key=lambda one: self._open[one].turn)[:_MOST_A_TURN]:
+            if self._is_full():
                 return
+            listed = self._clock()  # before Orthanc lists them: what comes after that is seen to be later
             series = self._archive.series(series_id)
             if series is None:
                 self._forget(series_id)
-            elif self._settings.pulls:
-                if not self._ask_to_fetch(series, self._open[series_id]):
-                    return
-            else:
-                self._send(series, self._open[series_id])
+                continue
+            record = self._open[series_id]
+            if not self._settings.pulls:
+                self._send(series, record, listed)
+            elif not self._ask_to_fetch(series, record.from_the_first(), listed):
+                return
 
     def _is_full(self) -> bool:
         """Are as many transfers running as may? A paused one takes none of Orthanc's threads."""
         going = [one for one in self._in(phases.SENDING) if self._open[one].state != "paused"]
         return not self._settings.pulls and len(going) >= _MOST_SENDING
 
-    def _send(self, series: Series, record: Record) -> None:
+    def _send(self, series: Series, record: Record, listed: float) -> None:
         if record.sending != series.fingerprint or not record.in_stretches:
             record = record.from_the_first()
-        record = record.listing(series.fingerprint, len(series.instances), self._clock())
+        record = record.listing(series.fingerprint, len(series.instances), listed)
         try:
             resources = record.stretch(series.instances) or (series.orthanc_id,)
             job = self._archive.send(resources, self._settings.modality)
@@ -232,16 +234,15 @@ class Desk:
         record = record.but(phase=phases.SENDING, since=self._clock(), job=job)
         self._keep(series.orthanc_id, record.on_the_way(0.0, paused=False))
 
-    def _ask_to_fetch(self, series: Series, record: Record) -> bool:
+    def _ask_to_fetch(self, series: Series, record: Record, listed: float) -> bool:
         """False: no answer. The others would wait for theirs as long, and people for the plugin meanwhile."""
         assert self._node is not None  # settings: pull needs Url
-        record = record.from_the_first()
-        record = record.listing(series.fingerprint, len(series.instances), self._clock())
+        record = record.listing(series.fingerprint, len(series.instances), listed)
         try:
             self._node.fetch(self._settings.source, self._archive.study_uid(series), series.uid)
         except NodeTrouble as trouble:
             words = str(trouble)
-            if trouble.status == 404:
+            if trouble.status == 404 and not isinstance(trouble, NotTheNode):
                 words = f"DicomNode.Source is {self._settings.source}, the node answers: {trouble}"
             if trouble.status == 422:  # malformed UIDs do not get better
                 self._end_without(series.orthanc_id, record, words)
@@ -271,9 +272,9 @@ class Desk:
 
     def _sent(self, series_id: str, record: Record) -> None:
         """All that was given to the job is at the node, or refused by it."""
-        if record.unfinished:  # before any other series: what has come would count as all of it meanwhile
-            ahead = record.but(phase=phases.WAITING, due=0.0, attempts=0, paused_seconds=0.0)
-            self._keep(series_id, ahead)
+        if record.unfinished:
+            changes = {"phase": phases.WAITING, "due": self._clock(), "attempts": 0}
+            self._keep(series_id, record.but(**changes, paused_seconds=0.0))
             return
         taken = record.instances - record.left_out
         words = "; ".join((f"{taken} images are at the node", *record.remarks))
@@ -384,23 +385,26 @@ class Desk:
             self._keep(series.orthanc_id, ended)
 
     def _done(self, series: Series, record: Record, told: NodeSeries) -> None:
-        found = [one for uid in told.results for one in self._archive.lookup_series(uid)]
+        found = [self._here(uids) for uids in told.results]
         began = record.since if record.state == "done" else self._clock()
         record = record.but(state="done", since=began)
-        if len(found) < len(told.results) and self._clock() - began < ARRIVAL_SECONDS:
+        if not all(found) and self._clock() - began < ARRIVAL_SECONDS:
             self._keep(series.orthanc_id, record.but(words="the result is on its way"))
             return
-        for one in found:
+        arrived = [one for these in found for one in these]
+        for one in arrived:
             self._mark(one, self._record(one))
             self._archive.mark_result(one, series.orthanc_id)
             self._archive.set_stable(one)
-        results = tuple(dict.fromkeys((*record.results, *found)))
-        # the node tells the UIDs of its first destination; this Orthanc may have had it under another
-        here = found or len(results) > record.had
-        words = "the enhanced series is here" if here else "its result has not come into this Orthanc"
+        results = tuple(dict.fromkeys((*record.results, *arrived)))
+        words = "the enhanced series is here" if arrived else "its result has not come into this Orthanc"
         words = "; ".join((words, *told.remarks, *record.remarks))
         ended = record.but(phase=phases.REST, words=words, results=results, again=False)
         self._keep(series.orthanc_id, ended.but(progress=1.0))
+
+    def _here(self, uids: Sequence[str]) -> list[str]:
+        """Orthanc's names of one result, under the UID of whichever destination this Orthanc is."""
+        return [one for uid in uids for one in self._archive.lookup_series(uid)]
 
     def _lost(self, series: Series, record: Record) -> None:
         """It was handed over, and the node knows nothing of it: once more, unless its result has come."""

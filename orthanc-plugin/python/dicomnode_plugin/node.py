@@ -7,7 +7,7 @@ import json
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 from urllib.parse import quote
 
 TIMEOUT_SECONDS = 5.0
@@ -17,7 +17,8 @@ _NO_SERIES = "2.25.0"
 
 _NOT_A_NODE = "what answers at Url is not the HTTP of a dicomnode; Url names the node's web.port"
 
-_OF_OTHERS = frozenset((301, 302, 307, 308, 404, 405, 501))
+_REDIRECTS = frozenset((301, 302, 303, 307, 308))
+_OF_OTHERS = frozenset((404, 405, 501))
 """Without words of its own, none of these is the answer of a node or of a proxy before it."""
 
 AGAIN = frozenset(("failed", "refused", "held", "undelivered"))
@@ -25,7 +26,7 @@ AGAIN = frozenset(("failed", "refused", "held", "undelivered"))
 
 
 class NodeTrouble(Exception):
-    """The node did not answer, or not as asked. `status` is 0 where there was no answer at all."""
+    """The node did not answer, or not as asked. `status` is that of HTTP, 0 where no answer came at all."""
 
     def __init__(self, words: str, status: int = 0, retry_after_seconds: float = 0.0) -> None:
         super().__init__(words)
@@ -33,10 +34,15 @@ class NodeTrouble(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
+class NotTheNode(NodeTrouble):
+    """Something else answers at Url: its `status` says nothing of a series or a job."""
+
+
 @dataclass(frozen=True)
 class NodeSeries:
     """What the node says of one series; `progress` is 0 to 1, `again` are jobs without their result.
 
+    `results` has for each result the UIDs that it has at the destinations, the first destination's first;
     `remarks` tell what is not as asked though there is a result.
     """
 
@@ -47,7 +53,7 @@ class NodeSeries:
     images: int
     rule: str | None
     reason: str | None
-    results: tuple[str, ...]
+    results: tuple[tuple[str, ...], ...]
     again: tuple[str, ...]
     remarks: tuple[str, ...] = ()
 
@@ -72,7 +78,7 @@ class NodeApi:
         """The version of a node that answers and takes the token. Raises NodeTrouble."""
         told = self._ask("GET", "/health")
         if "ae_title" not in told:
-            raise NodeTrouble(_NOT_A_NODE)
+            raise NotTheNode(_NOT_A_NODE, http.client.OK)
         self.series(_NO_SERIES)
         return str(told.get("version", ""))
 
@@ -111,7 +117,7 @@ class NodeApi:
                 " does it run, and is web.port set in its node.yaml?"
             ) from None
         except ValueError:
-            raise NodeTrouble(_NOT_A_NODE) from None
+            raise NotTheNode(_NOT_A_NODE, http.client.OK) from None
         except (OSError, http.client.HTTPException) as error:
             raise NodeTrouble(f"the node's HTTP broke off ({type(error).__name__})") from None
 
@@ -121,8 +127,12 @@ def _refused(error: urllib.error.HTTPError) -> NodeTrouble:
         told = str(_decoded(error.read(65536)).get("error", ""))[:300]
     except (OSError, http.client.HTTPException, ValueError, NodeTrouble):
         told = ""
+    if error.code in _REDIRECTS:
+        there = "".join(one for one in str(error.headers.get("Location", "")) if " " < one < "\x7f")[:200]
+        words = f"what answers at Url names another address: {there or '?'}; Url is to be the node's own"
+        return NotTheNode(f"{words} (HTTP {error.code})", error.code)
     if error.code in _OF_OTHERS and not told:
-        return NodeTrouble(f"{_NOT_A_NODE} (HTTP {error.code})")
+        return NotTheNode(f"{_NOT_A_NODE} (HTTP {error.code})", error.code)
     if error.code == 401:
         told = "the node refuses the token: DicomNode.Token is to be its web.token"
     elif error.code == 403:
@@ -135,7 +145,7 @@ def _refused(error: urllib.error.HTTPError) -> NodeTrouble:
 def _decoded(content: bytes) -> Mapping[str, Any]:
     told = json.loads(content or b"{}")
     if not isinstance(told, dict):
-        raise NodeTrouble(_NOT_A_NODE)
+        raise NotTheNode(_NOT_A_NODE, http.client.OK)
     return told
 
 
@@ -151,9 +161,16 @@ def _read_series(told: Mapping[str, Any]) -> NodeSeries:
             images=int(told.get("images") or 0),
             rule=None if told.get("rule") is None else str(told["rule"]),
             reason=None if told.get("reason") is None else str(told["reason"]),
-            results=tuple(str(uid) for uid in told.get("results") or ()),
+            results=_read_results(told, jobs),
             again=tuple(str(job.get("job_id")) for job in jobs if job.get("status") in AGAIN),
             remarks=tuple(str(remark)[:300] for remark in told.get("remarks") or ()),
         )
     except (KeyError, TypeError, ValueError):
-        raise NodeTrouble(_NOT_A_NODE) from None
+        raise NotTheNode(_NOT_A_NODE, http.client.OK) from None
+
+
+def _read_results(told: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], ...]:
+    """By job; an older node tells the UID at its first destination alone."""
+    by_job = [job["results"] for job in jobs if isinstance(job.get("results"), list)]
+    lists = by_job or [[uid] for uid in told.get("results") or ()]
+    return tuple(tuple(str(uid) for uid in uids) for uids in lists if uids)

@@ -76,6 +76,11 @@ class Record:
         return self.in_stretches and self.past < self.instances
 
     @property
+    def turn(self) -> tuple[bool, float]:
+        """Among those due: half-sent ones first, as what has come would count as all of it meanwhile."""
+        return (not self.unfinished, self.due)
+
+    @property
     def hopeless(self) -> bool:
         """Were so many refused in a row, from the first, that the others are not tried?
 
