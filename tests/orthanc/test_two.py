@@ -9,9 +9,11 @@ from pydicom import dcmread
 
 from dicomnode.node import Node
 from dicomnode.settings import Settings
-from tests.journey.scene import free_port, low_dose_series
+from tests.journey.scene import free_port, low_dose_series, wait_until
 from tests.orthanc.conftest import following, node_settings, pulling
 from tests.orthanc.orthancs import Orthanc, running_plugin, settle
+
+HERE = "the enhanced series is here"
 
 
 @pytest.mark.slow
@@ -26,14 +28,17 @@ def test_two_orthancs_share_a_node_and_each_gets_its_own_results(
     for one in archives:
         section = following(web_port) if mode == "push" else pulling(web_port, one)
         one.configuration["DicomNode"] = section
-    node = running_node(node_settings(tmp_path, port, *archives, web_port=web_port))
+    settings = node_settings(tmp_path, port, *archives, web_port=web_port)
+    one, two = settings.destinations
+    otherwise = two.model_copy(update={"series_description_prefix": "QUIET | "})
+    node = running_node(settings.model_copy(update={"destinations": (one, otherwise)}))
     with running_plugin(*archives):
         sources = [
             one.upload(low_dose_series(tmp_path / f"in{seed}", seed=seed))
             for seed, one in enumerate(archives)
         ]
         for orthanc, source in zip(archives, sources, strict=True):
-            orthanc.wait_for(source, "done")
+            assert orthanc.wait_for(source, "done")["words"] == HERE
         settle(4)  # a result that went to the wrong one would be there, and stable, by now
 
         assert len(node.jobs()) == 2
@@ -47,3 +52,11 @@ def test_two_orthancs_share_a_node_and_each_gets_its_own_results(
             assert made.ReferencedSeriesSequence[0].SeriesInstanceUID == uid
             studies = {one["ParentStudy"] for one in orthanc.series()}
             assert len(studies) == 1, "reports of the other one's series did not come either"
+        for orthanc, source in zip(archives, sources, strict=True):
+            _ask_again(orthanc, source)
+            assert orthanc.wait_for(source, "done", seconds=40.0)["words"] == HERE, "here, however often"
+
+
+def _ask_again(orthanc: Orthanc, source: str) -> None:
+    orthanc.post(f"/dicomnode/series/{source}/enhance")
+    wait_until(lambda: not orthanc.plugin(source)["final"], 10.0, lambda: orthanc.plugin(source))
