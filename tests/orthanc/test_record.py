@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from dicomnode_plugin.desk import ARRIVAL_SECONDS
+from dicomnode_plugin.following import ARRIVAL_SECONDS
 from dicomnode_plugin.node import NodeSeries
 from dicomnode_plugin.record import Record, fingerprint
 

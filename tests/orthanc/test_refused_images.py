@@ -95,7 +95,7 @@ class Site:
         self.desk = Desk(
             self._settings, self.archive, ledger, self._node, lambda words: None, lambda: self.now
         )
-        for series_id in self.desk.restore():
+        for series_id in self.desk.under_way.restore():
             self.desk.consider(series_id)
 
     def record(self, series_id: str) -> Record:

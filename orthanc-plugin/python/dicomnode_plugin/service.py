@@ -69,8 +69,8 @@ class Service:
             "on": True,
             "settings": self._settings.shown(),
             "kept_in": self._kept_in,
-            "series": self._desk.counts(),
-            "last_error": _told(self._desk.last_error),
+            "series": self._desk.under_way.counts(),
+            "last_error": _told(self._desk.under_way.last_error),
             "node": {"reachable": self._desk.reach.reachable, "words": self._desk.reach.words},
             "sweep": {
                 "finished": sweep.finished,

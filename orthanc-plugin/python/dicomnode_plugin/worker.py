@@ -87,7 +87,7 @@ class Worker:
             pause = self._settings.retry_seconds
             try:
                 if not restored:
-                    self._later.update(dict.fromkeys(self._desk.restore(), Later()))
+                    self._later.update(dict.fromkeys(self._desk.under_way.restore(), Later()))
                     restored = True
                 pause = self._turn()
             except ArchiveTrouble as trouble:
@@ -168,12 +168,12 @@ class Worker:
         self.sweep.finished = True
 
     def _look(self, series: Series, cutoff: float) -> None:
-        if series.modality != "CT" or series.updated < cutoff or self._desk.is_open(series.orthanc_id):
+        if series.modality != "CT" or series.updated < cutoff or series.orthanc_id in self._desk.under_way:
             return
         record = self._archive.record(series.orthanc_id)
         if record is not None and not record.final:
             self.sweep.found += 1
-            self._desk.adopt(series.orthanc_id)
+            self._desk.under_way.adopt(series.orthanc_id)
         elif series.stable and (record is None or record.is_behind(series.instances, series.updated)):
             self.sweep.found += 1
             left = series.updated + self._stable_age_seconds - time.time()
