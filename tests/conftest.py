@@ -1,5 +1,6 @@
 """Fixtures that every part of the suite shares."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import NoReturn
 
 import pytest
 
+from dicomnode.__main__ import main
 from tests.makers import make_series
 
 SHARED_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
@@ -32,6 +34,17 @@ def shared_data() -> Path:
 def ct_series(tmp_path: Path) -> list[Path]:
     """Six slices of a small CT series on disk."""
     return make_series(tmp_path / "series")
+
+
+@pytest.fixture
+def inspect(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict]:
+    """What `dicomnode inspect` answers to programs."""
+
+    def ask(*paths: Path) -> dict:
+        assert main(["inspect", "--json", *map(str, paths)]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return ask
 
 
 @pytest.fixture(scope="session")

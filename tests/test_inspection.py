@@ -1,11 +1,9 @@
 """`dicomnode inspect` says what the node would do, before it does it."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,22 +19,13 @@ from dicomnode.dose_reference import DoseReference
 from dicomnode.errors import InstanceRefused, SeriesRefused
 from dicomnode.inspection import encoded
 from dicomnode.inspection.finding import DoseFinding, Finding
-from dicomnode.inspection.folder import Folder, gather
+from dicomnode.inspection.folder import Folder
 from dicomnode.network.filing import read_file_header
 from dicomnode.network.part10 import parse_meta
 from tests.makers import make_series, phantom
 from tests.report_makers import Irradiation, make_dose_report
 
 Answer = Callable[..., dict]
-
-
-@pytest.fixture
-def inspect(capsys: pytest.CaptureFixture[str]) -> Answer:
-    def ask(*paths: Path) -> dict:
-        assert main(["inspect", "--json", *map(str, paths)]) == 0
-        return json.loads(capsys.readouterr().out)
-
-    return ask
 
 
 def put(**values: object) -> Callable[[Dataset, int], None]:
@@ -252,65 +241,6 @@ def test_a_copy_is_taken_once_and_another_image_under_its_uid_is_not(tmp_path: P
     (tmp_path / "other.dcm").write_bytes(content)
     (told,) = inspect(tmp_path)["series"]
     assert told["rule"] == "duplicate-position"
-
-
-def test_links_are_followed_once_and_nothing_is_waited_for(tmp_path: Path, inspect: Answer) -> None:
-    make_series(tmp_path / "elsewhere", phantom(3, 64, 64), pixel_spacing_mm=(4.0, 4.0))
-    folder = tmp_path / "in"
-    folder.mkdir()
-    (folder / "link").symlink_to(tmp_path / "elsewhere")
-    (folder / "again").symlink_to(tmp_path / "elsewhere")
-    (folder / "loop").symlink_to(folder)
-    (folder / "dangling.dcm").symlink_to(tmp_path / "nowhere")
-    os.mkfifo(folder / "pipe")
-    (folder / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
-    with zipfile.ZipFile(folder / "all.zip", "w") as archive:
-        archive.write(next((tmp_path / "elsewhere").iterdir()))
-    answer = inspect(folder)
-    assert [(one["accepted"], one["files"]) for one in answer["series"]] == [(True, 3)]
-    assert (answer["other_files"], answer["copies"]) == (2, 0)
-
-
-def test_a_file_that_cannot_be_read_is_told_and_the_others_are_looked_at(
-    tmp_path: Path, inspect: Answer
-) -> None:
-    """Also where the tests run as root, who may read everything: what the kernel refuses to read."""
-    make_series(tmp_path / "in", phantom(3, 64, 64), pixel_spacing_mm=(4.0, 4.0))
-    (tmp_path / "in" / "0000.dcm").symlink_to("/proc/self/mem")
-    refused, good = sorted(inspect(tmp_path)["series"], key=lambda one: one["accepted"])
-    assert (good["accepted"], good["files"]) == (True, 3)
-    assert refused["rule"] == "broken-instance"
-    assert "cannot be read" in refused["reason"]
-
-
-def test_a_folder_whose_files_cannot_be_reached_is_told_and_the_others_are_looked_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It may be listed, but not searched. Root may do everything, so root is somebody else meanwhile."""
-    make_series(tmp_path / "in" / "open", slices=1)
-    make_series(tmp_path / "in" / "shut" / "below", slices=1)
-    shut = tmp_path / "in" / "shut"
-    tmp_path.chmod(0o755)
-    shut.chmod(0o444)
-    monkeypatch.chdir(tmp_path)
-    me = os.geteuid()
-    try:
-        if me == 0:
-            os.seteuid(65534)
-        folder = gather([Path("in")], lambda files: files)
-    finally:
-        os.seteuid(me)
-        shut.chmod(0o755)
-    assert [path.parent.name for one in folder.series for path in one.paths] == ["open"]
-    assert folder.unreadable == (str(Path("in", "shut")),)
-
-
-def test_names_of_files_that_are_no_text_leave_the_answer_text(tmp_path: Path, inspect: Answer) -> None:
-    (path,) = make_series(tmp_path / "in", slices=1)
-    (tmp_path / os.fsdecode(b"odd\xff.dcm")).write_bytes(path.read_bytes()[132:])
-    answer = inspect(tmp_path)
-    assert any("odd?.dcm" in one["reason"] for one in answer["series"] if not one["accepted"])
-    assert json.dumps(answer, ensure_ascii=False).encode()
 
 
 def test_a_data_set_without_its_frame_is_no_stranger(tmp_path: Path, inspect: Answer) -> None:

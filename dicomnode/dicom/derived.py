@@ -4,21 +4,20 @@
 by which our images are known again.
 """
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.charset import convert_encodings, encode_string
+from pydicom.charset import convert_encodings
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from dicomnode.dicom import marks
+from dicomnode.dicom import character_sets, marks
 from dicomnode.dicom.codestream import JPEGLS_NEAR_LOSSLESS
 from dicomnode.dicom.pixels import restore, to_stored
 from dicomnode.dicom.policy import ACTIONS, MUST_STAND, is_kept
@@ -62,8 +61,6 @@ EQUIPMENT: Final = frozenset(
     | {"SoftwareVersions", "StationName", "InstitutionName"}
 )
 """What the item of the scanner in ContributingEquipmentSequence takes over."""
-CHINESE: Final = "\x1b$)A"
-"""The escape sequence of ISO 2022 IR 58 (GB 2312), which pydicom leaves in a text and does not write."""
 
 
 def derived_series_uid(
@@ -234,31 +231,14 @@ def _description(source: Dataset, identity: Identity, provenance: Provenance) ->
     """Cut at 64 characters, and at 64 bytes: many readers count these. A revision is said at the end."""
     described = f"{identity.series_description_prefix}{text(source, 'SeriesDescription')}"
     revised = revision_text(provenance)
+    clean = described.replace(character_sets.ESCAPE_LEFT, "")
     # Bytes above 7F stay, also where the source does not say which letters they are.
-    clean = described.replace(CHINESE, "")
     clean = "".join(" " if one < " " or one in "\x7f\\\ufffd" else one for one in clean)
     clean = clean[: LONG_STRING - len(revised)]
     encodings = convert_encodings(list(texts(source, "SpecificCharacterSet")) or None)
-    while len(_encoded(clean, encodings)) > LONG_STRING - len(revised):
+    while len(written := character_sets.encode(clean.rstrip(" |") + revised, encodings)) > LONG_STRING:
         clean = clean[:-1]
-    return _encoded(clean.rstrip(" |") + revised, encodings)
-
-
-def _encoded(words: str, encodings: Sequence[str]) -> bytes:
-    """With ISO_IR 13 alone, pydicom makes question marks of katakana that stand beside ASCII."""
-    if list(encodings) == ["shift_jis"]:
-        return words.encode("shift_jis", "replace")
-    if "iso_ir_58" in encodings and not _has_letters(encodings[0], words) and _has_letters("gb2312", words):
-        return (CHINESE + words).encode("gb2312")
-    return encode_string(words, encodings)
-
-
-def _has_letters(encoding: str, words: str) -> bool:
-    try:
-        words.encode(encoding)
-    except UnicodeEncodeError:
-        return False
-    return True
+    return written
 
 
 def revision_text(provenance: Provenance) -> str:

@@ -15,8 +15,8 @@ from dicomnode.dose_reference import DoseReference
 from dicomnode.engines.catalog import SHIPPED, load_engine
 from dicomnode.errors import DicomnodeError
 from dicomnode.inspection.finding import Finding, Judge, look
-from dicomnode.inspection.folder import Folder, dose_reports, gather
-from dicomnode.inspection.table import table
+from dicomnode.inspection.folder import Folder, dose_reports, gather, is_missing, named_as_text
+from dicomnode.inspection.table import plain, table
 from dicomnode.network.protocol import hush_pynetdicom
 from dicomnode.settings import Dose, EngineSettings, load_settings
 
@@ -46,9 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
     hush_pynetdicom()
     console = Console(stderr=True)
     judge, told = _judge(arguments.config)
-    lost = [str(path) for path in arguments.path if not path.exists()]
+    lost = [str(path) for path in arguments.path if is_missing(path)]
     if lost:
-        raise NothingToInspect(f"there is no file or folder {', '.join(lost)}")
+        raise NothingToInspect(plain(f"there is no file or folder {', '.join(lost)}"))
     folder = gather(arguments.path, lambda files: track(files, "headers", console=console, transient=True))
     judge = judge.believing(dose_reports(folder.dose_reports))
     stacks = folder.stacks(lambda series: track(series, "series", console=console, transient=True))
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif found:
         _print(found, folder, told)
     if not found:
-        raise NothingToInspect(_nothing_told(arguments.path, folder))
+        raise NothingToInspect(plain(_nothing_told(arguments.path, folder)))
     return 0
 
 
@@ -96,8 +96,8 @@ def _tellable(value: object) -> object:
         return {name: _tellable(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
         return [_tellable(one) for one in value]
-    if isinstance(value, str):  # a file may be called what is no text, which strict readers of JSON refuse
-        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, str):  # strict readers of JSON refuse what is no text
+        return named_as_text(value).encode("utf-8", "replace").decode()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -110,7 +110,7 @@ def _print(found: Sequence[Finding], folder: Folder, told: dict[str, str | None]
         overflow="fold",
     )
     for line in folder.remarks():
-        console.print(line, overflow="fold")
+        console.print(plain(line), overflow="fold")
 
 
 def _nothing_told(paths: Sequence[Path], folder: Folder) -> str:

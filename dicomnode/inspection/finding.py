@@ -18,7 +18,7 @@ from dicomnode.dicom.values import numbers, text
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.start_step import SliceFacts, StartStep
 from dicomnode.errors import DoseUnknown, GapInSeries, NotADoseReport, SeriesRefused, UnevenSpacing
-from dicomnode.inspection.folder import FoundStack
+from dicomnode.inspection.folder import FoundStack, named_as_text
 from dicomnode.journey.matching import mean_diameter_mm, mean_ssde_mgy, regions_told, slice_facts
 from dicomnode.journey.raw_mode import Taken, match_taken, take_up
 from dicomnode.settings import Dose
@@ -184,7 +184,7 @@ def _about(header: Dataset, found: FoundStack) -> Finding:
     return Finding(
         series_instance_uid=text(header, "SeriesInstanceUID") or found.series.uid,
         files=len(paths),
-        folder=os.fsencode(folder).decode("utf-8", "replace"),
+        folder=named_as_text(folder),
         study_instance_uid=text(header, "StudyInstanceUID"),
         series_number=text(header, "SeriesNumber"),
         series_description=text(header, "SeriesDescription"),

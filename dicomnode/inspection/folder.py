@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,9 @@ WatchSeries = Callable[[Sequence["Series"]], Iterable["Series"]]
 
 _BARE_GROUPS: Final = (0x0002, 0x0008)
 """With which a data set begins that was saved without preamble and prefix."""
+_NO_TEXT: Final = {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
+"""Python's stand-ins (PEP 383) for bytes of names that are no UTF-8."""
+_MISSING: Final = (FileNotFoundError, NotADirectoryError)
 _NO_META: Final = "no file meta information that can be read: the sender has to write it anew"
 
 
@@ -52,7 +56,8 @@ class FoundStack:
 @dataclass(frozen=True)
 class Folder:
     """What was found. `others` are files that are no DICOM (DICOMDIR is one), `copies` those that are the
-    same instance as another byte for byte: the node takes it once. `unreadable`: folders not looked into."""
+    same instance as another byte for byte: the node takes it once. `unreadable`: folders not looked into, and
+    what could not even be looked at."""
 
     series: tuple[Series, ...]
     dose_reports: tuple[Path, ...]
@@ -223,14 +228,30 @@ _DOOR: Final = _Door()
 # --- the disk -------------------------------------------------------------------------------------
 
 
+def is_missing(path: Path) -> bool:
+    """Nothing is there, or a link to nothing; what cannot be looked at is there."""
+    try:
+        path.stat()
+    except _MISSING:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def named_as_text(told: str) -> str:
+    """Names of files may hold bytes that are no text: those as `\\xff`, so that two names look like two."""
+    return told.translate(_NO_TEXT)
+
+
 def _files(paths: Sequence[Path], unreadable: list[str]) -> Iterator[Path]:
     """Every file below, sorted by folder, links followed, each file and each folder once."""
-    seen: set[tuple[int, int]] = set()
+    met = _Met(unreadable)
     for path in paths:
-        if not path.is_dir():
-            yield from _once([path], seen)
+        if not os.path.isdir(path):
+            yield from met.new([path], stat.S_ISREG)
             continue
-        if not _is_new(path, seen):
+        if not list(met.new([path], stat.S_ISDIR)):
             continue
         for folder, below, names in os.walk(
             path, followlinks=True, onerror=lambda error: unreadable.append(str(error.filename))
@@ -239,8 +260,9 @@ def _files(paths: Sequence[Path], unreadable: list[str]) -> Iterator[Path]:
                 unreadable.append(folder)
                 below.clear()
                 continue
-            below[:] = [name for name in sorted(below) if _is_new(Path(folder, name), seen)]
-            yield from _once((Path(folder, name) for name in sorted(names)), seen)
+            found = met.new((Path(folder, name) for name in sorted(below)), stat.S_ISDIR)
+            below[:] = [path.name for path in found]
+            yield from met.new((Path(folder, name) for name in sorted(names)), stat.S_ISREG)
 
 
 def _is_open(folder: str) -> bool:
@@ -252,18 +274,27 @@ def _is_open(folder: str) -> bool:
     return True
 
 
-def _once(paths: Iterable[Path], seen: set[tuple[int, int]]) -> Iterator[Path]:
-    for path in paths:
-        if os.path.isfile(path) and _is_new(path, seen):
-            yield path
+class _Met:
+    """Which files and folders were met before, under whatever name."""
 
+    def __init__(self, unreadable: list[str]) -> None:
+        self._unreadable = unreadable
+        self._seen: set[tuple[int, int]] = set()
 
-def _is_new(path: Path, seen: set[tuple[int, int]]) -> bool:
-    found = path.stat()
-    place = found.st_dev, found.st_ino
-    new = place not in seen
-    seen.add(place)
-    return new
+    def new(self, paths: Iterable[Path], is_kind: Callable[[int], bool]) -> Iterator[Path]:
+        """Those of a kind that were not; what cannot be looked at is unreadable, what has gone is nothing."""
+        for path in paths:
+            try:
+                found = path.stat()
+            except _MISSING:
+                continue
+            except OSError:
+                self._unreadable.append(str(path))
+                continue
+            place = found.st_dev, found.st_ino
+            if is_kind(found.st_mode) and place not in self._seen:
+                self._seen.add(place)
+                yield path
 
 
 def _may_be_dicom(path: Path) -> bool:

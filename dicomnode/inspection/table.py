@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dicomnode.inspection.finding import DoseFinding, Finding
+from dicomnode.inspection.folder import named_as_text
 
 _CONTROL: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
 """Unicode categories of what could command a terminal or turn the direction of a line."""
@@ -24,11 +25,15 @@ def table(found: Sequence[Finding]) -> Table:
     return shown
 
 
+def plain(told: str) -> str:
+    """What a terminal may show: what is no character to be seen becomes a question mark."""
+    seen = named_as_text(told)
+    return "".join(one if one == "\n" or unicodedata.category(one) not in _CONTROL else "?" for one in seen)
+
+
 def _plain(told: str) -> Text:
-    """Text as it is, without markup; what is no character to be seen becomes a question mark."""
-    return Text(
-        "".join(one if one == "\n" or unicodedata.category(one) not in _CONTROL else "?" for one in told)
-    )
+    """Text as it is, without markup."""
+    return Text(plain(told))
 
 
 def _what(one: Finding) -> str:
