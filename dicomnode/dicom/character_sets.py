@@ -4,11 +4,12 @@ pydicom reads these well. Writing, it leaves out escape sequences: those of GB 2
 that is named alone, of Latin-1 behind an empty first value, and the one that brings ASCII back behind kanji.
 """
 
+import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from pydicom.charset import ENCODINGS_TO_CODES
+from pydicom.charset import ENCODINGS_TO_CODES, python_encoding
 from pydicom.charset import default_encoding as DEFAULT
 
 ESCAPE_LEFT: Final = "\x1b$)A"
@@ -22,23 +23,28 @@ _IN_G0: Final = ("iso2022_jp", "iso2022_jp_2")
 _CHINESE: Final = "iso_ir_58"
 _NEVER_FIRST: Final = (*_IN_G0, _CHINESE, "euc_kr")
 """Sets of many bytes: where they are named first all the same, a value begins in ASCII."""
+_BY_CODEC: Final = {codecs.lookup(one).name: one for one in ENCODINGS_TO_CODES} | {"ascii": DEFAULT}
 
 
 def encode(words: str, encodings: Sequence[str]) -> bytes:
     """A value without control characters in these sets, named as `pydicom.charset.convert_encodings` does.
 
-    What none of them has becomes a question mark. What was read under a first set that is not named, letters
-    nobody knows, stays the same bytes.
+    What none of them has becomes a question mark. With no set but the first and that one not named, letters
+    that nobody knows, read byte by byte, stay the same bytes.
     """
-    first = encodings[0]
+    first = encodings[0] if encodings[0] in _NEVER_FIRST else _usual_name(encodings[0])
     alone = len(encodings) == 1 and first not in _NEVER_FIRST
     if alone or first not in ENCODINGS_TO_CODES:
-        return words.encode(first, "replace")
-    extensions = [one for one in encodings if one in ENCODINGS_TO_CODES and one != DEFAULT]
-    known = all(one.isascii() or _set_of(one, extensions) for one in words)
-    if first == DEFAULT and not known and _is_latin(words):
-        return words.encode(DEFAULT)
+        return words.encode(encodings[0], "replace")
+    extensions = [one for one in map(_usual_name, encodings) if one in ENCODINGS_TO_CODES and one != DEFAULT]
     return _extended(words, DEFAULT if first in _NEVER_FIRST else first, extensions)
+
+
+def _usual_name(encoding: str) -> str:
+    """pydicom's own for what it forgives: latin1, iso_ir 100."""
+    if encoding in python_encoding.values():
+        return encoding
+    return _BY_CODEC.get(codecs.lookup(encoding).name, encoding)
 
 
 def _extended(words: str, first: str, extensions: Sequence[str]) -> bytes:
@@ -117,7 +123,3 @@ def _bytes_in(letter: str, encoding: str) -> bytes | None:
         escape = ENCODINGS_TO_CODES[encoding]
         return code.removeprefix(escape).removesuffix(_ASCII) if code.startswith(escape) else None
     return code
-
-
-def _is_latin(words: str) -> bool:
-    return all(one <= "\xff" for one in words)

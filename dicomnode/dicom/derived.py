@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.charset import convert_encodings
 from pydicom.datadict import keyword_for_tag
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.sequence import Sequence as DicomSequence
@@ -228,17 +229,32 @@ def _instance_numbers(series: CtSeries) -> list[int] | None:
 
 
 def _description(source: Dataset, identity: Identity, provenance: Provenance) -> bytes:
-    """Cut at 64 characters, and at 64 bytes: many readers count these. A revision is said at the end."""
-    described = f"{identity.series_description_prefix}{text(source, 'SeriesDescription')}"
-    revised = revision_text(provenance)
-    clean = described.replace(character_sets.ESCAPE_LEFT, "")
+    """Cut at 64 characters, and at 64 bytes: many readers count these. A revision is said at the end.
+
+    What fits and is clean keeps its bytes, as no reader knows better what they mean than its own site.
+    """
+    prefix, revised = identity.series_description_prefix, revision_text(provenance)
+    came = _bytes_of(source, "SeriesDescription").strip(b" \0")
+    described = f"{prefix}{text(source, 'SeriesDescription')}".replace(character_sets.ESCAPE_LEFT, "")
     # Bytes above 7F stay, also where the source does not say which letters they are.
-    clean = "".join(" " if one < " " or one in "\x7f\\\ufffd" else one for one in clean)
+    clean = "".join(" " if one < " " or one in "\x7f\\\ufffd" else one for one in described)
+    whole = prefix.encode() + came + revised.encode()
+    if came and clean == described and len(whole) <= LONG_STRING:
+        return whole
     clean = clean[: LONG_STRING - len(revised)]
     encodings = convert_encodings(list(texts(source, "SpecificCharacterSet")) or None)
+    if came and b"\x1b" not in came:
+        encodings = encodings[:1]  # the others were never designated
     while len(written := character_sets.encode(clean.rstrip(" |") + revised, encodings)) > LONG_STRING:
         clean = clean[:-1]
     return written
+
+
+def _bytes_of(source: Dataset, keyword: str) -> bytes:
+    """The value as it came, before anything has read it; empty where there is none."""
+    element = source.get_item(keyword)
+    value = element.value if isinstance(element, RawDataElement) else None
+    return value if isinstance(value, bytes) else b""
 
 
 def revision_text(provenance: Provenance) -> str:

@@ -15,7 +15,7 @@ from dicomnode.dose_reference import DoseReference
 from dicomnode.engines.catalog import SHIPPED, load_engine
 from dicomnode.errors import DicomnodeError
 from dicomnode.inspection.finding import Finding, Judge, look
-from dicomnode.inspection.folder import Folder, dose_reports, gather, is_missing, named_as_text
+from dicomnode.inspection.folder import Folder, dose_reports, gather, is_missing, legible, named_as_text
 from dicomnode.inspection.table import plain, table
 from dicomnode.network.protocol import hush_pynetdicom
 from dicomnode.settings import Dose, EngineSettings, load_settings
@@ -46,9 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
     hush_pynetdicom()
     console = Console(stderr=True)
     judge, told = _judge(arguments.config)
-    lost = [str(path) for path in arguments.path if is_missing(path)]
+    lost = [named_as_text(str(path)) for path in arguments.path if is_missing(path)]
     if lost:
-        raise NothingToInspect(plain(f"there is no file or folder {', '.join(lost)}"))
+        raise NothingToInspect(f"there is no file or folder {', '.join(lost)}")
     folder = gather(arguments.path, lambda files: track(files, "headers", console=console, transient=True))
     judge = judge.believing(dose_reports(folder.dose_reports))
     stacks = folder.stacks(lambda series: track(series, "series", console=console, transient=True))
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif found:
         _print(found, folder, told)
     if not found:
-        raise NothingToInspect(plain(_nothing_told(arguments.path, folder)))
+        raise NothingToInspect(_nothing_told(arguments.path, folder))
     return 0
 
 
@@ -97,7 +97,7 @@ def _tellable(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_tellable(one) for one in value]
     if isinstance(value, str):  # strict readers of JSON refuse what is no text
-        return named_as_text(value).encode("utf-8", "replace").decode()
+        return legible(value).encode("utf-8", "replace").decode()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -114,5 +114,6 @@ def _print(found: Sequence[Finding], folder: Folder, told: dict[str, str | None]
 
 
 def _nothing_told(paths: Sequence[Path], folder: Folder) -> str:
-    said = "; ".join((f"no DICOM files in {', '.join(map(str, paths))}", *folder.remarks()))
+    names = ", ".join(named_as_text(str(path)) for path in paths)
+    said = "; ".join((f"no DICOM files in {names}", *folder.remarks()))
     return f"{said} (archives have to be unpacked first)" if folder.others else said

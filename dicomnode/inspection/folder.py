@@ -6,6 +6,7 @@ import stat
 import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,7 @@ _BARE_GROUPS: Final = (0x0002, 0x0008)
 """With which a data set begins that was saved without preamble and prefix."""
 _NO_TEXT: Final = {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
 """Python's stand-ins (PEP 383) for bytes of names that are no UTF-8."""
+_COMMANDS: Final = {byte: f"\\x{byte:02x}" for byte in (*range(0x20), 0x7F)}
 _MISSING: Final = (FileNotFoundError, NotADirectoryError)
 _NO_META: Final = "no file meta information that can be read: the sender has to write it anew"
 
@@ -98,7 +100,7 @@ def gather(paths: Sequence[Path], watch: Watch) -> Folder:
         tuple(sorting.dose_reports),
         len(files) - len(dicom),
         sorting.copies,
-        tuple(unreadable),
+        tuple(map(named_as_text, unreadable)),
     )
 
 
@@ -140,7 +142,12 @@ class _Sorting:
         except (SeriesRefused, OSError, ValueError):
             self._alone.append((path, door))
             return
-        if self._seen.before(instance_uid, path):
+        try:
+            is_copy = self._seen.before(instance_uid, path)
+        except (InstanceRefused, NetworkError, OSError):  # it has gone, or changed, since it was looked at
+            self._alone.append((path, door))
+            return
+        if is_copy:
             self.copies += 1
             return
         is_report = meta.sop_class_uid in DOSE_REPORT_CLASSES
@@ -182,10 +189,11 @@ class _Seen:
             self._first[instance_uid] = path
             return False
         contents, first = self._contents[instance_uid], self._first[instance_uid]
-        if first is not None:
-            contents.add(_content(first))
-            self._first[instance_uid] = None
         content = _content(path)
+        if first is not None:
+            with suppress(InstanceRefused, NetworkError, OSError):  # gone since: a copy of nothing
+                contents.add(_content(first))
+            self._first[instance_uid] = None
         known = content in contents
         contents.add(content)
         return known
@@ -239,9 +247,14 @@ def is_missing(path: Path) -> bool:
     return False
 
 
-def named_as_text(told: str) -> str:
-    """Names of files may hold bytes that are no text: those as `\\xff`, so that two names look like two."""
+def legible(told: str) -> str:
+    """Words in which names of files may stand; their bytes that are no text as `\\xff`."""
     return told.translate(_NO_TEXT)
+
+
+def named_as_text(name: str) -> str:
+    """A name of a file in one legible line, whatever bytes it holds."""
+    return legible(name).translate(_COMMANDS)
 
 
 def _files(paths: Sequence[Path], unreadable: list[str]) -> Iterator[Path]:

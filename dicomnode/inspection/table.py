@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dicomnode.inspection.finding import DoseFinding, Finding
-from dicomnode.inspection.folder import named_as_text
+from dicomnode.inspection.folder import legible
 
 _CONTROL: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
 """Unicode categories of what could command a terminal or turn the direction of a line."""
@@ -27,7 +27,7 @@ def table(found: Sequence[Finding]) -> Table:
 
 def plain(told: str) -> str:
     """What a terminal may show: what is no character to be seen becomes a question mark."""
-    seen = named_as_text(told)
+    seen = legible(told)
     return "".join(one if one == "\n" or unicodedata.category(one) not in _CONTROL else "?" for one in seen)
 
 

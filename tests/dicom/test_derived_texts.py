@@ -119,6 +119,34 @@ def test_code_extensions_read_the_same_behind_our_prefix(
     assert len(cut) == len(before) or 64 - 9 <= len(raw(written, "SeriesDescription")) <= 64
 
 
+@pytest.mark.parametrize(
+    ("terms", "came"),
+    [
+        (["", "ISO 2022 IR 149"], "감마".encode("euc_kr")),
+        (["", "ISO 2022 IR 149"], "감마".encode("euc_kr") * 20),
+        (["", "ISO 2022 IR 87", "ISO 2022 IR 159"], "ﾑﾈ".encode("shift_jis")),
+        (["", "ISO 2022 IR 100"], "Łódź 胸部".encode()),
+        (["", "ISO 2022 IR 100"], "胸部".encode("gb2312")),
+        (["ISO 2022 IR 58"], "胸部".encode("gb2312")),
+        (["ISO 2022 IR 138", "ISO 2022 IR 159"], b"\x1b$(D0!\x1b(B\xe6\xe6 \xe7\xe4"),
+        (["", "ISO 2022 IR 149"], b"\x1b$)C\xc8\xe4\xba\xce \x1b(B CT \xc8\xe4"),
+        (["latin1", "ISO 2022 IR 144"], b"\xdc \x1b-L\xb3\xe0"),
+    ],
+)
+def test_bytes_that_fit_stay_as_they_came_and_too_many_without_an_escape_sequence_get_none(
+    terms: list[str], came: bytes, tmp_path: Path, identity: Identity, provenance: Provenance
+) -> None:
+    """Whether or not the sets that are named say what they mean: their own site may know."""
+
+    def change(data: Dataset, index: int) -> None:
+        data.SpecificCharacterSet = terms
+        data.add_new("SeriesDescription", "LO", came)
+
+    paths = make_series(tmp_path / "s", slices=1, change=change)
+    write(paths, identity, provenance, tmp_path / "d")
+    assert raw(tmp_path / "d" / "00001.dcm", "SeriesDescription").rstrip() == (b"AI-DN | " + came)[:64]
+
+
 def _read_by(dcmdump: str, path: Path) -> str:
     told = subprocess.run([dcmdump, "+U8", "+L", "+P", "0008,103e", path], capture_output=True, text=True)
     return told.stdout.split("[", 1)[1].split("]", 1)[0]

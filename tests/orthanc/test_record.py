@@ -1,13 +1,15 @@
 """What a record remembers of the hand-over: which images it was of, and whether a result has come since."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from dicomnode_plugin.following import ARRIVAL_SECONDS
 from dicomnode_plugin.node import NodeSeries
-from dicomnode_plugin.record import Record, fingerprint
+from dicomnode_plugin.record import Record, fingerprint, write_record
 
-from tests.orthanc.test_refused_images import TAKEN, Clinic, Site
+from tests.orthanc.test_clock import HOUR_SECONDS
+from tests.orthanc.test_refused_images import NO_ROOM, TAKEN, Clinic, Site
 
 SENT = Record(seen=fingerprint("abc"), sent=fingerprint("abc"), instances=3, listed=100.9, since=500.0)
 
@@ -79,8 +81,8 @@ class LookingUp(Clinic):
         return super().RestApiPost(uri, body)
 
 
-def at_a_clinic_with(*uids: str) -> Site:
-    site = Site(lambda image: TAKEN, Done())
+def at_a_clinic_with(*uids: str, node: object = None) -> Site:
+    site = Site(lambda image: TAKEN, node or Done())
     site.clinic = LookingUp(lambda image: TAKEN)
     site.clinic.has = frozenset(uids)
     site.clinic.series |= {"one": ["a", "b", "c"], **{uid: ["d"] for uid in uids}}
@@ -111,3 +113,54 @@ def test_a_result_that_is_nowhere_in_this_orthanc_is_waited_for_and_told_as_not_
     assert site.now >= began + ARRIVAL_SECONDS
     assert (record.state, record.results) == ("done", ())
     assert "has not come into this Orthanc" in record.words
+
+
+class Older(Done):
+    """It tells the UID at the first destination alone."""
+
+    def series(self, uid: str) -> NodeSeries:
+        return replace(super().series(uid), results=(("1.2.840.98",),))
+
+
+def test_a_result_of_an_older_node_is_here_once_it_was_recognised() -> None:
+    site = at_a_clinic_with(node=Older())
+    site.work(3)
+    handed = site.record("one")
+    assert handed.phase == "following"
+    site.clinic.metadata["/series/one/metadata/4311"] = write_record(handed.but(results=("other",)))
+    site.start()
+    began = site.now
+    assert site.finish("one").words == "the enhanced series is here"
+    assert site.now < began + ARRIVAL_SECONDS
+
+
+class TwoStacks(Done):
+    def series(self, uid: str) -> NodeSeries:
+        return replace(super().series(uid), results=(("1.2.840.98",), ("1.2.840.99",)))
+
+
+def test_all_stacks_are_waited_for() -> None:
+    site = at_a_clinic_with("1.2.840.98", node=TwoStacks())
+    site.work(5)
+    assert site.record("one").words == "the result is on its way"
+    site.clinic.has |= {"1.2.840.99"}
+    site.clinic.series["1.2.840.99"] = ["e"]
+    began = site.now
+    assert site.finish("one").results == ("1.2.840.98", "1.2.840.99")
+    assert site.now < began + ARRIVAL_SECONDS
+
+
+@pytest.mark.parametrize("turns", [0, 1])
+def test_a_clock_that_was_set_back_while_orthanc_was_down_keeps_nothing_waiting(turns: int) -> None:
+    """Queued, and refused for the first time."""
+    site = Site(lambda image: NO_ROOM if turns else TAKEN)
+    site.clinic.series["one"] = ["a", "b", "c"]
+    site.desk.consider("one")
+    site.work(2 * turns)
+    assert site.record("one").phase == "waiting"
+    site.clinic.answer = lambda image: TAKEN
+    site.now -= HOUR_SECONDS
+    site.start()
+    began = site.now
+    assert site.finish("one").state == "sent"
+    assert site.now < began + 60.0

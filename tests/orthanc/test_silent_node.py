@@ -1,19 +1,13 @@
-"""A node that never answers, or something else that does."""
+"""A node that never answers, or something else that does: what the plugin makes of it."""
 
 import json
-import re
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer, SimpleHTTPRequestHandler
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from dicomnode_plugin.archive import Archive
 from dicomnode_plugin.desk import Desk
 from dicomnode_plugin.ledger import PropertyLedger
-from dicomnode_plugin.node import NodeApi, NodeTrouble, NotTheNode
+from dicomnode_plugin.node import NodeTrouble, NotTheNode
 from dicomnode_plugin.record import Record, fingerprint
 from dicomnode_plugin.settings import Settings
 
@@ -31,24 +25,32 @@ class ManySeries(OneSeries):
 
 
 class Node:
-    """Fails with one HTTP status; 0 is no answer."""
+    """Fails, each time it is asked."""
 
-    def __init__(self, status: int) -> None:
-        self.asked, self._status = 0, status
+    def __init__(self, trouble: NodeTrouble) -> None:
+        self.asked, self._trouble = 0, trouble
 
     def health(self) -> str:
         return ""
 
     def fetch(self, source: str, study_uid: str, series_uid: str) -> None:
         self.asked += 1
-        raise NodeTrouble("trouble", self._status)
+        raise self._trouble
 
 
-@pytest.mark.parametrize(("status", "asked"), [(0, 1), (503, 5)])
+@pytest.mark.parametrize(
+    ("trouble", "asked"),
+    [
+        (NodeTrouble("silence", 0), 1),
+        (NotTheNode("a page", 404), 1),
+        (NodeTrouble("the disk is full", 503), 5),
+    ],
+    ids=str,
+)
 def test_a_silent_node_is_asked_once_a_turn_and_one_that_answers_of_every_series(
-    status: int, asked: int
+    trouble: NodeTrouble, asked: int
 ) -> None:
-    sdk, node = ManySeries(), Node(status)
+    sdk, node = ManySeries(), Node(trouble)
     archive: Any = Archive(sdk)
     settings = Settings(mode="pull", source="here", url="http://127.0.0.1:1")
     desk = Desk(settings, archive, PropertyLedger(sdk), cast(Any, node), lambda words: None, lambda: 360000.0)
@@ -56,48 +58,6 @@ def test_a_silent_node_is_asked_once_a_turn_and_one_that_answers_of_every_series
         desk.consider(name)
     desk.work()
     assert node.asked == asked
-
-
-@contextmanager
-def web_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    with HTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-def trouble(ask: Callable[[], object]) -> NodeTrouble:
-    with pytest.raises(NodeTrouble) as caught:
-        ask()
-    return caught.value
-
-
-def test_another_web_server_at_url_is_told_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with web_server(SimpleHTTPRequestHandler) as url:
-        node = NodeApi(url, "")
-        told = [trouble(ask) for ask in (node.health, lambda: node.fetch("here", "1.2", "1.2.3"))]
-    for one in told:
-        assert isinstance(one, NotTheNode)
-        assert re.search(r"not the HTTP of a dicomnode; .* web\.port", str(one))
-    assert [one.status for one in told] == [404, 501]  # it does not know POST
-
-
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_is_not_followed_and_tells_where_it_leads(status: int) -> None:
-    class Proxy(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            assert self.headers["Authorization"] == "Bearer secret"
-            self.send_response(status)
-            self.send_header("Location", "https://node.example/health")
-            self.end_headers()
-
-    with web_server(Proxy) as url:
-        told = trouble(NodeApi(url, "secret").health)
-    assert isinstance(told, NotTheNode)
-    assert told.status == status
-    assert "names another address: https://node.example/health; Url is to be" in str(told)
-    assert "secret" not in str(told)
 
 
 class Elsewhere:

@@ -13,7 +13,7 @@ from . import routing
 from .archive import Archive, Series
 from .following import POLL_SECONDS, Following
 from .ledger import Ledger
-from .node import NodeApi, NodeTrouble, NotTheNode
+from .node import NodeApi, NodeTrouble
 from .reach import HEALTH_SECONDS, Reach
 from .record import Record
 from .sending import Sending
@@ -96,7 +96,7 @@ class Desk:
             state, started = self._node.start_again(series.uid)
         except NodeTrouble as trouble:
             self.under_way.note(f"asking the node to try again: {trouble}")
-            if isinstance(trouble, NotTheNode) or trouble.status not in (404, 409):
+            if not trouble.of_the_node or trouble.status not in (404, 409):
                 words = f"could not be tried again: {trouble}"
                 self.under_way.keep(series.orthanc_id, record.but(words=words))
                 return

@@ -101,7 +101,8 @@ class Following:
         found = [self._here(uids) for uids in told.results]
         began = record.since if record.state == "done" else self._clock()
         record = record.but(state="done", since=began)
-        if not all(found) and self._clock() - began < ARRIVAL_SECONDS:
+        linked = len(record.results) - record.had  # an older node does not tell the UIDs of all destinations
+        if not all(found) and linked < len(found) and self._clock() - began < ARRIVAL_SECONDS:
             self._under_way.keep(series.orthanc_id, record.but(words="the result is on its way"))
             return
         arrived = [one for these in found for one in these]
@@ -110,7 +111,8 @@ class Following:
             self._archive.mark_result(one, series.orthanc_id)
             self._archive.set_stable(one)
         results = tuple(dict.fromkeys((*record.results, *arrived)))
-        words = "the enhanced series is here" if arrived else "its result has not come into this Orthanc"
+        here = arrived or linked > 0
+        words = "the enhanced series is here" if here else "its result has not come into this Orthanc"
         words = "; ".join((words, *told.remarks, *record.remarks))
         ended = record.but(phase=phases.REST, words=words, results=results, again=False)
         self._under_way.keep(series.orthanc_id, ended.but(progress=1.0))

@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from typing import Any, Mapping, Sequence
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 TIMEOUT_SECONDS = 5.0
 _LARGEST_ANSWER = 4 * 1024 * 1024
@@ -19,7 +19,7 @@ _NOT_A_NODE = "what answers at Url is not the HTTP of a dicomnode; Url names the
 
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _OF_OTHERS = frozenset((404, 405, 501))
-"""Without words of its own, none of these is the answer of a node or of a proxy before it."""
+"""What a node says to none of the GETs here, and to no POST without words of its own."""
 
 AGAIN = frozenset(("failed", "refused", "held", "undelivered"))
 """States of a job that the node can be asked to try again."""
@@ -33,9 +33,19 @@ class NodeTrouble(Exception):
         self.status = status
         self.retry_after_seconds = retry_after_seconds
 
+    @property
+    def of_the_node(self) -> bool:
+        """Is it the node's own word?"""
+        return self.status != 0
+
 
 class NotTheNode(NodeTrouble):
     """Something else answers at Url: its `status` says nothing of a series or a job."""
+
+    @property
+    def of_the_node(self) -> bool:
+        """No."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -76,11 +86,15 @@ class NodeApi:
 
     def health(self) -> str:
         """The version of a node that answers and takes the token. Raises NodeTrouble."""
+        told = self._health()
+        self.series(_NO_SERIES)
+        return str(told.get("version", ""))
+
+    def _health(self) -> Mapping[str, Any]:
         told = self._ask("GET", "/health")
         if "ae_title" not in told:
             raise NotTheNode(_NOT_A_NODE, http.client.OK)
-        self.series(_NO_SERIES)
-        return str(told.get("version", ""))
+        return told
 
     def series(self, uid: str) -> NodeSeries:
         """What the node knows of a series. Raises NodeTrouble."""
@@ -89,7 +103,12 @@ class NodeApi:
     def fetch(self, source: str, study_uid: str, series_uid: str) -> NodeSeries:
         """Ask the node to fetch a series; it may be asked again. Raises NodeTrouble."""
         wanted = {"source": source, "study_instance_uid": study_uid, "series_instance_uid": series_uid}
-        return _read_series(self._ask("POST", "/series", wanted))
+        try:
+            return _read_series(self._ask("POST", "/series", wanted))
+        except NodeTrouble as trouble:
+            if trouble.status in (404, 422):  # a setting is blamed, or the series ended: by the node?
+                self._health()
+            raise
 
     def start_again(self, uid: str) -> tuple[str, int]:
         """Have tried again what did not succeed: the state before, and how many jobs. Raises NodeTrouble."""
@@ -110,7 +129,7 @@ class NodeApi:
                 return _decoded(answer.read(_LARGEST_ANSWER))
         except urllib.error.HTTPError as error:
             with error:
-                raise _refused(error) from None
+                raise _refused(method, error) from None
         except urllib.error.URLError as error:
             raise NodeTrouble(
                 f"the node's HTTP does not answer at {self._url} ({error.reason});"
@@ -122,17 +141,22 @@ class NodeApi:
             raise NodeTrouble(f"the node's HTTP broke off ({type(error).__name__})") from None
 
 
-def _refused(error: urllib.error.HTTPError) -> NodeTrouble:
+def _refused(method: str, error: urllib.error.HTTPError) -> NodeTrouble:
     try:
         told = str(_decoded(error.read(65536)).get("error", ""))[:300]
     except (OSError, http.client.HTTPException, ValueError, NodeTrouble):
         told = ""
     if error.code in _REDIRECTS:
-        there = "".join(one for one in str(error.headers.get("Location", "")) if " " < one < "\x7f")[:200]
-        words = f"what answers at Url names another address: {there or '?'}; Url is to be the node's own"
+        words = f"what answers at Url names another address: {_address(error)}; Url is to be the node's own"
         return NotTheNode(f"{words} (HTTP {error.code})", error.code)
-    if error.code in _OF_OTHERS and not told:
+    if error.code in _OF_OTHERS and (method == "GET" or not told):
         return NotTheNode(f"{_NOT_A_NODE} (HTTP {error.code})", error.code)
+    scheme = str(error.headers.get("WWW-Authenticate", "")).partition(" ")[0]
+    if error.code == 401 and scheme.lower() != "bearer":
+        words = (
+            "what answers at Url asks for a password, which a dicomnode does not; Url is to be the node's own"
+        )
+        return NotTheNode(f"{words} (HTTP 401)", error.code)
     if error.code == 401:
         told = "the node refuses the token: DicomNode.Token is to be its web.token"
     elif error.code == 403:
@@ -140,6 +164,16 @@ def _refused(error: urllib.error.HTTPError) -> NodeTrouble:
     after = str(error.headers.get("Retry-After", ""))
     seconds = float(after) if after.isascii() and after.isdigit() and len(after) < 7 else 0.0
     return NodeTrouble(f"{told or 'the node answered'} (HTTP {error.code})", error.code, seconds)
+
+
+def _address(error: urllib.error.HTTPError) -> str:
+    """Where a redirect leads, without what may be secret in it."""
+    try:
+        found = urlsplit(str(error.headers.get("Location", "")))
+    except ValueError:
+        return "?"
+    told = f"{found.scheme}://{found.netloc.rpartition('@')[2]}{found.path}"
+    return "".join(one for one in told if " " < one < "\x7f")[:200]
 
 
 def _decoded(content: bytes) -> Mapping[str, Any]:
@@ -150,8 +184,8 @@ def _decoded(content: bytes) -> Mapping[str, Any]:
 
 
 def _read_series(told: Mapping[str, Any]) -> NodeSeries:
-    jobs = [job for job in told.get("jobs") or [] if isinstance(job, dict)]
     try:
+        jobs = [job for job in told.get("jobs") or [] if isinstance(job, dict)]
         progress = min(1.0, max(0.0, float(told.get("progress") or 0.0)))
         return NodeSeries(
             state=str(told["state"]),

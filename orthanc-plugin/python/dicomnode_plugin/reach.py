@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Callable
 
-from .node import NodeApi, NodeTrouble, NotTheNode
+from .node import NodeApi, NodeTrouble
 from .settings import Settings
 
 HEALTH_SECONDS = 30.0
@@ -51,8 +51,7 @@ class Reach:
         self.failures += 1
         pause = min(HEALTH_SECONDS, self._settings.pause_seconds(self.failures))
         self.due, self._health_due = self._clock() + pause, 0.0
-        self.reachable = trouble.status != 0 and not isinstance(trouble, NotTheNode)
-        self.words = str(trouble)
+        self.reachable, self.words = trouble.of_the_node, str(trouble)
         self._note(str(trouble))
 
     def forget_times(self) -> None:

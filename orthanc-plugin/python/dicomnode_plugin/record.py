@@ -144,6 +144,10 @@ class Record:
         moments = {name: max(0.0, getattr(self, name) - seconds) for name in ("due", "since", "listed")}
         return self.but(**moments)
 
+    def not_after(self, now: float) -> Record:
+        """As if all that has been had been by now: the clock may have been set back while nobody looked."""
+        return self.earlier(max(0.0, self.since - now, self.listed - now))
+
     def on_the_way(self, share: float, paused: bool) -> Record:
         """A job of Orthanc's has sent that share of its images, and goes on or is paused by somebody."""
         words = f"sending {self.instances} images to the node"

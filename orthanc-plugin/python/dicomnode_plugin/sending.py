@@ -6,7 +6,7 @@ from typing import Callable
 
 from . import record as phases
 from .archive import Archive, ArchiveTrouble, Push, Series
-from .node import NodeApi, NodeTrouble, NotTheNode
+from .node import NodeApi, NodeTrouble
 from .reach import Reach
 from .record import Record
 from .settings import Settings
@@ -40,7 +40,8 @@ class Sending:
         """It is to be handed over with the images that it has now."""
         record = record.queued(series.fingerprint)
         if at_once:
-            record = record.but(words="waits to be sent", due=self._clock(), attempts=0, paused_seconds=0.0)
+            now = self._clock()
+            record = record.but(words="waits to be sent", due=now, since=now, attempts=0, paused_seconds=0.0)
         self._under_way.keep(series.orthanc_id, record)
 
     def work(self) -> None:
@@ -69,7 +70,7 @@ class Sending:
         now = self._clock()
         waiting = self._under_way.within(phases.WAITING).items()
         due = [(record.turn, series_id) for series_id, record in waiting if record.due <= now]
-        for _, series_id in sorted(due)[:_MOST_A_TURN]:
+        for _, series_id in sorted(due, key=lambda one: one[0])[:_MOST_A_TURN]:
             if self._is_full():
                 return
             listed = self._clock()  # before Orthanc lists them: what comes after that is seen to be later
@@ -103,20 +104,20 @@ class Sending:
         self._under_way.keep(series.orthanc_id, record.on_the_way(0.0, paused=False))
 
     def _ask_to_fetch(self, series: Series, record: Record, listed: float) -> bool:
-        """False: no answer. The others would wait for theirs as long, and people for the plugin meanwhile."""
+        """False: no answer of the node. The others would get none either, and people wait for the plugin."""
         assert self._node is not None  # settings: pull needs Url
         record = record.listing(series.fingerprint, len(series.instances), listed)
         try:
             self._node.fetch(self._settings.source, self._archive.study_uid(series), series.uid)
         except NodeTrouble as trouble:
             words = str(trouble)
-            if trouble.status == 404 and not isinstance(trouble, NotTheNode):
+            if trouble.of_the_node and trouble.status == 404:
                 words = f"DicomNode.Source is {self._settings.source}, the node answers: {trouble}"
-            if trouble.status == 422:  # malformed UIDs do not get better
+            if trouble.of_the_node and trouble.status == 422:  # malformed UIDs do not get better
                 self._under_way.end_without(series.orthanc_id, record, words)
             else:
                 self._failed(series.orthanc_id, record, words, trouble.retry_after_seconds)
-            return trouble.status != 0
+            return trouble.of_the_node
         self.node_answers()
         self._handed_over(series.orthanc_id, record, "asked", "the node was asked to fetch the images")
         return True

@@ -34,7 +34,7 @@ class UnderWay:
             self._ledger.close(series_id)
             return False
         self._ledger.open(series_id)
-        self._open[series_id] = record
+        self._open[series_id] = record.not_after(self._clock())
         return True
 
     def counts(self) -> dict[str, int]:

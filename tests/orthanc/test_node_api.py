@@ -1,0 +1,139 @@
+"""What the plugin reads from the answers at Url: those of a node, and those of anything else."""
+
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer, SimpleHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+from dicomnode_plugin.node import NodeApi, NodeTrouble, NotTheNode
+
+HEALTH = {"status": "ok", "version": "1", "ae_title": "DICOMNODE"}
+SERIES = {"state": "done", "final": True, "progress": 1.0, "images": 3, "results": ["1.2.1", "1.2.3"]}
+
+
+@contextmanager
+def web_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def trouble(ask: Callable[[], object]) -> NodeTrouble:
+    with pytest.raises(NodeTrouble) as caught:
+        ask()
+    return caught.value
+
+
+def test_another_web_server_at_url_is_told_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with web_server(SimpleHTTPRequestHandler) as url:
+        node = NodeApi(url, "")
+        told = [trouble(ask) for ask in (node.health, lambda: node.fetch("here", "1.2", "1.2.3"))]
+    for one in told:
+        assert isinstance(one, NotTheNode)
+        assert re.search(r"not the HTTP of a dicomnode; .* web\.port", str(one))
+    assert [one.status for one in told] == [404, 501]  # it does not know POST
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_and_tells_where_it_leads(status: int) -> None:
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert self.headers["Authorization"] == "Bearer secret"
+            self.send_response(status)
+            self.send_header("Location", "https://user:hush@node.example/health?key=hush")
+            self.end_headers()
+
+    with web_server(Proxy) as url:
+        told = trouble(NodeApi(url, "secret").health)
+    assert isinstance(told, NotTheNode)
+    assert told.status == status
+    assert "names another address: https://node.example/health; Url is to be" in str(told)
+    assert "secret" not in str(told)
+    assert "hush" not in str(told)
+
+
+def answering(
+    status: int, told: object, headers: Mapping[str, str] | None = None, health: object = None
+) -> type[BaseHTTPRequestHandler]:
+    """A server that always answers this, but to /health what a node would, where that is given."""
+
+    class Answering(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            of_health = self.path == "/health" and health is not None
+            self._answer(200 if of_health else status, health if of_health else told)
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self._answer(status, told)
+
+        def _answer(self, status: int, told: object) -> None:
+            body = json.dumps(told).encode()
+            self.send_response(status)
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    return Answering
+
+
+@pytest.mark.parametrize(
+    ("more", "results"),
+    [
+        (
+            {"jobs": [{"results": ["1.2.1", "1.2.2"]}, {"results": ["1.2.3"]}]},
+            (("1.2.1", "1.2.2"), ("1.2.3",)),
+        ),
+        ({"jobs": [{"results": []}, {"results": ["1.2.3"]}]}, (("1.2.3",),)),
+        ({"jobs": [{"result": "1.2.1"}, {"result": "1.2.3"}]}, (("1.2.1",), ("1.2.3",))),  # an older node
+        ({}, (("1.2.1",), ("1.2.3",))),
+    ],
+)
+def test_each_result_is_read_with_the_uids_it_has_anywhere(
+    more: dict[str, object], results: tuple[tuple[str, ...], ...]
+) -> None:
+    with web_server(answering(200, SERIES | more)) as url:
+        assert NodeApi(url, "").series("1.2").results == results
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_words_of_another_server_are_not_the_nodes(status: int) -> None:
+    with web_server(answering(status, {"error": "Not Found"})) as url:
+        node = NodeApi(url, "")
+        for ask in (node.health, lambda: node.series("1.2"), lambda: node.start_again("1.2")):
+            assert isinstance(trouble(ask), NotTheNode)
+
+
+@pytest.mark.parametrize("status", [404, 422])
+def test_a_setting_is_blamed_and_a_series_ended_by_the_node_alone(status: int) -> None:
+    def fetch_from(url: str) -> NodeTrouble:
+        return trouble(lambda: NodeApi(url, "").fetch("here", "1.2", "1.2.3"))
+
+    with web_server(answering(status, {"error": "no such source"}, health=HEALTH)) as url:
+        told = fetch_from(url)
+        assert (told.of_the_node, told.status, "no such source" in str(told)) == (True, status, True)
+    with web_server(answering(status, {"error": "no such source"}, health={"status": "UP"})) as url:
+        assert not fetch_from(url).of_the_node
+
+
+@pytest.mark.parametrize(("scheme", "of_the_node"), [("Bearer", True), ('Basic realm="x"', False)])
+def test_a_password_is_no_token(scheme: str, of_the_node: bool) -> None:
+    with web_server(answering(401, {}, {"WWW-Authenticate": scheme})) as url:
+        told = trouble(lambda: NodeApi(url, "").series("1.2"))
+    assert (told.of_the_node, told.status) == (of_the_node, 401)
+    assert ("DicomNode.Token" in str(told)) is of_the_node
+
+
+@pytest.mark.parametrize("told", [{"jobs": 7}, {"progress": "x"}, [], "a page", {"state": "done"}])
+def test_an_answer_that_is_none_of_a_node_is_trouble_and_no_error(told: object) -> None:
+    with web_server(
+        answering(200, SERIES | told if isinstance(told, dict) and "state" not in told else told)
+    ) as url:
+        assert isinstance(trouble(lambda: NodeApi(url, "").series("1.2")), NotTheNode)
