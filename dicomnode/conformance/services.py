@@ -86,8 +86,9 @@ def _character_sets() -> Section:
             "images and reports keep Specific Character Set (0008,0005) and the encoded names and "
             "texts of the source, which are not converted. What this program adds is 7-bit ASCII "
             "without backslash and tilde, so that it reads the same in every set. Series "
-            "Description is decoded, given its prefix and the number of the revision, cut to 64 "
-            "characters and 64 bytes, and encoded again in the set of the source.",
+            "Description keeps its bytes between the prefix and the number of the revision where all "
+            "fits into 64 bytes and holds no control character; otherwise it is decoded, cut to 64 "
+            "characters and 64 bytes, and encoded again in the sets of the source.",
         ),
     )
 

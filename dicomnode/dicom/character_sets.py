@@ -5,6 +5,7 @@ that is named alone, of Latin-1 behind an empty first value, and the one that br
 """
 
 import codecs
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -12,7 +13,7 @@ from typing import Final
 from pydicom.charset import ENCODINGS_TO_CODES, python_encoding
 from pydicom.charset import default_encoding as DEFAULT
 
-ESCAPE_LEFT: Final = "\x1b$)A"
+_ESCAPE_LEFT: Final = "\x1b$)A"
 """What pydicom leaves of ISO 2022 IR 58 in a text that it has read."""
 _ASCII: Final = b"\x1b(B"
 _ROMAN: Final = b"\x1b(J"
@@ -23,6 +24,8 @@ _IN_G0: Final = ("iso2022_jp", "iso2022_jp_2")
 _CHINESE: Final = "iso_ir_58"
 _NEVER_FIRST: Final = (*_IN_G0, _CHINESE, "euc_kr")
 """Sets of many bytes: where they are named first all the same, a value begins in ASCII."""
+_HALVES: Final = re.compile(rb"\x1b(\$@|\$B|\$\(D|\(B|\(J)")
+"""What G0 is set to by escape sequences."""
 _BY_CODEC: Final = {codecs.lookup(one).name: one for one in ENCODINGS_TO_CODES} | {"ascii": DEFAULT}
 
 
@@ -38,6 +41,16 @@ def encode(words: str, encodings: Sequence[str]) -> bytes:
         return words.encode(encodings[0], "replace")
     extensions = [one for one in map(_usual_name, encodings) if one in ENCODINGS_TO_CODES and one != DEFAULT]
     return _extended(words, DEFAULT if first in _NEVER_FIRST else first, extensions)
+
+
+def without_escapes_left(words: str, encodings: Sequence[str]) -> str:
+    """A text that pydicom has read in these sets, without the escape sequences that it leaves in it."""
+    return words.replace(_ESCAPE_LEFT, "") if _CHINESE in encodings else words
+
+
+def ends_in_ascii(value: bytes) -> bool:
+    """Whether ASCII can be put behind it: kanji that nothing ends would take it for more of them."""
+    return [b"", *_HALVES.findall(value)][-1] not in (b"$@", b"$B", b"$(D")
 
 
 def _usual_name(encoding: str) -> str:

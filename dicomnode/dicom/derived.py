@@ -32,7 +32,7 @@ from dicomnode.dicom.provenance import (
 )
 from dicomnode.dicom.series import CtSeries
 from dicomnode.dicom.values import items, number, text, texts
-from dicomnode.dicom.verbatim import copy_elements, decode_header, is_kept_in_items
+from dicomnode.dicom.verbatim import TEXT_VRS, copy_elements, decode_header, is_kept_in_items
 
 __all__ = [
     "Identity",
@@ -235,14 +235,16 @@ def _description(source: Dataset, identity: Identity, provenance: Provenance) ->
     """
     prefix, revised = identity.series_description_prefix, revision_text(provenance)
     came = _bytes_of(source, "SeriesDescription").strip(b" \0")
-    described = f"{prefix}{text(source, 'SeriesDescription')}".replace(character_sets.ESCAPE_LEFT, "")
+    encodings = convert_encodings(list(texts(source, "SpecificCharacterSet")) or None)
+    words = character_sets.without_escapes_left(text(source, "SeriesDescription"), encodings)
+    described = f"{prefix}{words}"
     # Bytes above 7F stay, also where the source does not say which letters they are.
     clean = "".join(" " if one < " " or one in "\x7f\\\ufffd" else one for one in described)
     whole = prefix.encode() + came + revised.encode()
-    if came and clean == described and len(whole) <= LONG_STRING:
+    open_ended = revised and not character_sets.ends_in_ascii(came)
+    if came and words and clean == described and len(whole) <= LONG_STRING and not open_ended:
         return whole
     clean = clean[: LONG_STRING - len(revised)]
-    encodings = convert_encodings(list(texts(source, "SpecificCharacterSet")) or None)
     if came and b"\x1b" not in came:
         encodings = encodings[:1]  # the others were never designated
     while len(written := character_sets.encode(clean.rstrip(" |") + revised, encodings)) > LONG_STRING:
@@ -251,10 +253,11 @@ def _description(source: Dataset, identity: Identity, provenance: Provenance) ->
 
 
 def _bytes_of(source: Dataset, keyword: str) -> bytes:
-    """The value as it came, before anything has read it; empty where there is none."""
+    """The text as it came, before anything has read it; empty where there is none."""
     element = source.get_item(keyword)
-    value = element.value if isinstance(element, RawDataElement) else None
-    return value if isinstance(value, bytes) else b""
+    if not isinstance(element, RawDataElement) or element.VR not in (*TEXT_VRS, "UN", None):
+        return b""
+    return element.value or b""
 
 
 def revision_text(provenance: Provenance) -> str:

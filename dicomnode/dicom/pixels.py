@@ -19,6 +19,8 @@ from dicomnode.dicom.values import named, number, tags_of, text
 from dicomnode.errors import BrokenInstance
 
 LARGEST_SIDE: Final = 4096
+MOST_PIXELS: Final = 2048 * 2048
+"""The largest matrix of a CT scanner; four times as many would take 12 s of processor for one image."""
 AIR_HU: Final = -1000.0
 LOWEST_HU: Final = -1024.0
 """Scanners clip at the stored value of -1024 HU; outside the reconstruction circle that means `no data`."""
@@ -45,6 +47,8 @@ def check_pixel_format(header: Dataset) -> None:
     sides = [_whole(header, keyword) for keyword in ("Rows", "Columns")]
     if not all(1 <= side <= LARGEST_SIDE for side in sides):
         raise BrokenInstance(f"{label(header)}: {sides[0]} x {sides[1]} pixels are outside 1..{LARGEST_SIDE}")
+    if sides[0] * sides[1] > MOST_PIXELS:
+        raise BrokenInstance(f"{label(header)}: {sides[0]} x {sides[1]} pixels are more than 2048 x 2048")
     if (number(header, "NumberOfFrames") or 1) != 1 or (number(header, "SamplesPerPixel") or 1) != 1:
         raise BrokenInstance(f"{label(header)}: a CT image has one frame and one sample a pixel")
     if text(header, "PhotometricInterpretation") != "MONOCHROME2":

@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     judge, told = _judge(arguments.config)
     lost = [named_as_text(str(path)) for path in arguments.path if is_missing(path)]
     if lost:
-        raise NothingToInspect(f"there is no file or folder {', '.join(lost)}")
+        raise NothingToInspect(plain(f"there is no file or folder {', '.join(lost)}"))
     folder = gather(arguments.path, lambda files: track(files, "headers", console=console, transient=True))
     judge = judge.believing(dose_reports(folder.dose_reports))
     stacks = folder.stacks(lambda series: track(series, "series", console=console, transient=True))
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif found:
         _print(found, folder, told)
     if not found:
-        raise NothingToInspect(_nothing_told(arguments.path, folder))
+        raise NothingToInspect(plain(_nothing_told(arguments.path, folder)))
     return 0
 
 

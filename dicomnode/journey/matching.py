@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from dicomnode.dicom.dose import SSDE_DIAMETER_MM, DoseReading, ssde_mgy
@@ -89,10 +91,10 @@ def match_all(facts: Sequence[SliceFacts], dose: Dose, engine: NeedEngine) -> li
 
 def bodies(series: CtSeries, dose: DoseReading, reference: DoseReference) -> tuple[SliceBody, ...]:
     """Region and size of every slice: from the image, and from the header what the image leaves open."""
-    pixel_mm = series.pixel_spacing_mm[0]
-    sizes = measure_sizes(series.hounsfield, pixel_mm, series.slice_spacing_mm, series.padding)
+    hounsfield, padding, pixel_mm = _coarse(series)
+    sizes = measure_sizes(hounsfield, pixel_mm, series.slice_spacing_mm, padding)
     seen = look_at(
-        series.hounsfield,
+        hounsfield,
         pixel_mm,
         [size.diameter_mm for size in sizes],
         [size.source == "unknown" for size in sizes],
@@ -102,6 +104,15 @@ def bodies(series: CtSeries, dose: DoseReading, reference: DoseReference) -> tup
         _body(size, _region(region, clear, stated_region(header), dose.phantom_cm), header, reference)
         for region, size, header in zip(regions, sizes, series.headers, strict=True)
     )
+
+
+def _coarse(series: CtSeries) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None, float]:
+    """HU, padding, pixel in mm; the outlines of a body need no more than about 1024 pixels a side."""
+    _, rows, columns = series.hounsfield.shape
+    step = max(1, math.isqrt(rows * columns) // 1024)
+    thinned = series.hounsfield[:, ::step, ::step]
+    padding = None if series.padding is None else series.padding[:, ::step, ::step]
+    return thinned, padding, step * series.pixel_spacing_mm[0]
 
 
 def _body(

@@ -71,7 +71,6 @@ def measure_noise_along(
 
     Where a neighbourhood has too little soft tissue the reading of the whole series stands in.
     """
-    whole = measure_noise(hounsfield, pixel_mm)
     fields: deque[_Fields] = deque(maxlen=2 * reach + 1)
     readings: list[NoiseReading | None] = []
     for k in range(len(hounsfield) + reach):
@@ -80,8 +79,12 @@ def measure_noise_along(
         elif len(fields) > 1:
             fields.popleft()
         if k >= reach:
-            readings.append(_read(list(fields), law_step_px(pixel_mm)) or whole)
-    return readings[: len(hounsfield)]
+            readings.append(_read(list(fields), law_step_px(pixel_mm)))
+    readings = readings[: len(hounsfield)]
+    if None not in readings or len(hounsfield) <= reach + 1:  # the neighbourhood of the first is the whole
+        return readings
+    whole = measure_noise(hounsfield, pixel_mm)
+    return [reading or whole for reading in readings]
 
 
 def _read(fields: list["_Fields"], law_step: int) -> NoiseReading | None:

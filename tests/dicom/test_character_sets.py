@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import TEXT_VR_DELIMS
 
-from dicomnode.dicom.character_sets import ESCAPE_LEFT, encode
+from dicomnode.dicom.character_sets import encode, without_escapes_left
 
 LETTERS: Final = {
     "ISO 2022 IR 100": "Üéß±",
@@ -80,7 +80,7 @@ def by_pydicom(terms: Sequence[str], value: bytes) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read = decode_bytes(value, convert_encodings(list(terms)), TEXT_VR_DELIMS)
-    return read.replace(ESCAPE_LEFT, "")
+    return without_escapes_left(read, convert_encodings(list(terms)))
 
 
 def by_the_standard(terms: Sequence[str], value: bytes) -> str:

@@ -1,5 +1,6 @@
 """Texts of derived images: character sets, lengths, and what the reader is told."""
 
+import struct
 import subprocess
 from collections import Counter
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from dicomnode.dicom.derived import Identity, Provenance
+from tests.dicom.changes import put
 from tests.dicom.rewritten import Errors, raw, write
 from tests.makers import make_series
 
@@ -145,6 +147,50 @@ def test_bytes_that_fit_stay_as_they_came_and_too_many_without_an_escape_sequenc
     paths = make_series(tmp_path / "s", slices=1, change=change)
     write(paths, identity, provenance, tmp_path / "d")
     assert raw(tmp_path / "d" / "00001.dcm", "SeriesDescription").rstrip() == (b"AI-DN | " + came)[:64]
+
+
+@pytest.mark.parametrize("end", [b"", b"\x1b(B"])
+def test_a_revision_is_told_in_ascii_also_behind_kanji_that_nothing_ends(
+    end: bytes, tmp_path: Path, identity: Identity, provenance: Provenance
+) -> None:
+    kanji = "丂丄".encode("iso2022_jp_2").removesuffix(b"\x1b(B")
+
+    def change(data: Dataset, index: int) -> None:
+        data.SpecificCharacterSet = ["", "ISO 2022 IR 159"]
+        data.add_new("SeriesDescription", "LO", kanji + end)
+
+    paths = make_series(tmp_path / "s", slices=1, change=change)
+    write(paths, identity, replace(provenance, revision=2), tmp_path / "d")
+    told = raw(tmp_path / "d" / "00001.dcm", "SeriesDescription").rstrip()
+    assert told.startswith(b"AI-DN | " + kanji)
+    assert told.endswith(b"\x1b(B (revision 2)")
+
+
+@pytest.mark.parametrize(
+    ("terms", "vr", "came", "told"),
+    [
+        ("ISO_IR 100", "LO", b"\\ ", b"AI-DN"),
+        ("ISO_IR 100", "LO", b"a\\b", b"AI-DN | a b"),
+        ("ISO_IR 100", "LO", b"a\x1b$)Ab", b"AI-DN | a $)Ab"),
+        ("ISO_IR 100", "FD", b"ab\n\\cd\x1be", b"AI-DN | 1.1"),
+        ("ISO_IR 100", "LO", b"a\nb", b"AI-DN | a b"),
+    ],
+)
+def test_what_is_no_clean_text_is_not_kept_as_it_came(
+    terms: str, vr: str, came: bytes, told: bytes, tmp_path: Path, identity: Identity, provenance: Provenance
+) -> None:
+    plain = put(SpecificCharacterSet=terms, SeriesDescription="x" * len(came))
+    (path,) = make_series(tmp_path / "s", slices=1, change=plain)
+    marked = b"\x08\x00\x3e\x10LO" + struct.pack("<H", len(came) + len(came) % 2)
+    content = path.read_bytes()
+    at = content.index(marked)
+    value = came + b" " * (len(came) % 2)
+    element = marked[:4] + vr.encode() + marked[6:] + value
+    path.write_bytes(content[:at] + element + content[at + len(element) :])
+    write([path], identity, provenance, tmp_path / "d")
+    written = raw(tmp_path / "d" / "00001.dcm", "SeriesDescription").rstrip()
+    assert written.startswith(told)
+    assert not {*b"\x1b\n\\"} & {*written}
 
 
 def _read_by(dcmdump: str, path: Path) -> str:

@@ -181,6 +181,20 @@ def test_the_diameter_tag_is_a_check_not_the_truth(series: CtSeries) -> None:
     assert ["DIAMETER_TAG_DISAGREES" in one.flags for one in checked] == [False, True, False, False]
 
 
+def test_a_large_matrix_shows_the_same_bodies(series: CtSeries) -> None:
+    factor = 2048 // series.hounsfield.shape[1]
+    large = replace(
+        series,
+        hounsfield=series.hounsfield.repeat(factor, axis=1).repeat(factor, axis=2),
+        padding=None if series.padding is None else series.padding.repeat(factor, 1).repeat(factor, 2),
+        pixel_spacing_mm=tuple(one / factor for one in series.pixel_spacing_mm),
+    )
+    reading = dose(series, 5.0, 32)
+    for fine, coarse in zip(bodies(large, reading, TABLE), bodies(series, reading, TABLE), strict=True):
+        assert fine.diameter_mm == pytest.approx(coarse.diameter_mm, abs=2.0)
+        assert replace(fine, diameter_mm=0.0) == replace(coarse, diameter_mm=0.0)
+
+
 def test_regions_are_told_in_order(series: CtSeries) -> None:
     facts = slice_facts(series, dose(series, 5.0, 32), TABLE)
     chest = [replace(one, region="chest", region_by="image") for one in facts[:3]]

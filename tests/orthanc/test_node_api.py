@@ -58,6 +58,13 @@ def test_a_redirect_is_not_followed_and_tells_where_it_leads(status: int) -> Non
     assert "hush" not in str(told)
 
 
+@pytest.mark.parametrize("location", ["/login", "app/x.html"])
+def test_a_redirect_to_a_place_of_the_same_server_is_told_whole(location: str) -> None:
+    with web_server(answering(302, {}, {"Location": location})) as url:
+        told = trouble(NodeApi(url, "").health)
+        assert f"names another address: {url}/{location.lstrip('/')}; " in str(told)
+
+
 def answering(
     status: int, told: object, headers: Mapping[str, str] | None = None, health: object = None
 ) -> type[BaseHTTPRequestHandler]:
@@ -103,6 +110,18 @@ def test_each_result_is_read_with_the_uids_it_has_anywhere(
         assert NodeApi(url, "").series("1.2").results == results
 
 
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 409, 410, 422, 500, 502, 503])
+def test_who_refuses_without_a_word_is_not_the_node(status: int) -> None:
+    with web_server(answering(status, {"message": "no"})) as url:
+        node = NodeApi(url, "")
+        for ask in (node.health, lambda: node.series("1.2"), lambda: node.fetch("here", "1.2", "1.2.3")):
+            told = trouble(ask)
+            assert (told.of_the_node, told.status) == (False, status)
+    with web_server(answering(status, {"error": "the disk is full"}, health=HEALTH)) as url:
+        told = trouble(lambda: NodeApi(url, "").fetch("here", "1.2", "1.2.3"))
+        assert (told.of_the_node, told.status) == (True, status)
+
+
 @pytest.mark.parametrize("status", [404, 405, 501])
 def test_words_of_another_server_are_not_the_nodes(status: int) -> None:
     with web_server(answering(status, {"error": "Not Found"})) as url:
@@ -125,13 +144,21 @@ def test_a_setting_is_blamed_and_a_series_ended_by_the_node_alone(status: int) -
 
 @pytest.mark.parametrize(("scheme", "of_the_node"), [("Bearer", True), ('Basic realm="x"', False)])
 def test_a_password_is_no_token(scheme: str, of_the_node: bool) -> None:
-    with web_server(answering(401, {}, {"WWW-Authenticate": scheme})) as url:
+    with web_server(answering(401, {"error": "no"}, {"WWW-Authenticate": scheme})) as url:
         told = trouble(lambda: NodeApi(url, "").series("1.2"))
     assert (told.of_the_node, told.status) == (of_the_node, 401)
     assert ("DicomNode.Token" in str(told)) is of_the_node
 
 
-@pytest.mark.parametrize("told", [{"jobs": 7}, {"progress": "x"}, [], "a page", {"state": "done"}])
+@pytest.mark.parametrize(
+    "told",
+    [
+        *(SERIES | wrong for wrong in ({"jobs": 7}, {"images": float("inf")}, {"progress": "x"})),
+        {"state": "done"},
+        [],
+        "a page",
+    ],
+)
 def test_an_answer_that_is_none_of_a_node_is_trouble_and_no_error(told: object) -> None:
     with web_server(
         answering(200, SERIES | told if isinstance(told, dict) and "state" not in told else told)

@@ -139,6 +139,26 @@ class TwoStacks(Done):
         return replace(super().series(uid), results=(("1.2.840.98",), ("1.2.840.99",)))
 
 
+class OlderWithTwoStacks(Done):
+    def series(self, uid: str) -> NodeSeries:
+        return replace(super().series(uid), results=(("1.2.840.97",), ("1.2.840.98",)))
+
+
+@pytest.mark.parametrize(("linked", "had", "here"), [(1, 0, True), (2, 1, True), (1, 1, False)])
+def test_an_older_node_is_believed_by_what_has_come_since_it_was_asked(
+    linked: int, had: int, here: bool
+) -> None:
+    """Of two results one at most, so that the other is waited for."""
+    site = at_a_clinic_with(node=OlderWithTwoStacks())
+    site.work(3)
+    handed = site.record("one").but(results=("x", "y")[:linked], had=had)
+    site.clinic.metadata["/series/one/metadata/4311"] = write_record(handed)
+    site.start()
+    began = site.now
+    assert ("is here" in site.finish("one").words) is here
+    assert site.now >= began + ARRIVAL_SECONDS
+
+
 def test_all_stacks_are_waited_for() -> None:
     site = at_a_clinic_with("1.2.840.98", node=TwoStacks())
     site.work(5)

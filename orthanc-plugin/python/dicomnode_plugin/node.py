@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from typing import Any, Mapping, Sequence
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 TIMEOUT_SECONDS = 5.0
 _LARGEST_ANSWER = 4 * 1024 * 1024
@@ -19,7 +19,7 @@ _NOT_A_NODE = "what answers at Url is not the HTTP of a dicomnode; Url names the
 
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _OF_OTHERS = frozenset((404, 405, 501))
-"""What a node says to none of the GETs here, and to no POST without words of its own."""
+"""What a node says to none of the GETs here."""
 
 AGAIN = frozenset(("failed", "refused", "held", "undelivered"))
 """States of a job that the node can be asked to try again."""
@@ -149,27 +149,25 @@ def _refused(method: str, error: urllib.error.HTTPError) -> NodeTrouble:
     if error.code in _REDIRECTS:
         words = f"what answers at Url names another address: {_address(error)}; Url is to be the node's own"
         return NotTheNode(f"{words} (HTTP {error.code})", error.code)
-    if error.code in _OF_OTHERS and (method == "GET" or not told):
-        return NotTheNode(f"{_NOT_A_NODE} (HTTP {error.code})", error.code)
     scheme = str(error.headers.get("WWW-Authenticate", "")).partition(" ")[0]
     if error.code == 401 and scheme.lower() != "bearer":
-        words = (
-            "what answers at Url asks for a password, which a dicomnode does not; Url is to be the node's own"
-        )
-        return NotTheNode(f"{words} (HTTP 401)", error.code)
+        words = "what answers at Url asks for a password, which no dicomnode does"
+        return NotTheNode(f"{words}; Url is to be the node's own (HTTP 401)", error.code)
+    if not told or (method == "GET" and error.code in _OF_OTHERS):  # a node always says why
+        return NotTheNode(f"{_NOT_A_NODE} (HTTP {error.code})", error.code)
     if error.code == 401:
         told = "the node refuses the token: DicomNode.Token is to be its web.token"
     elif error.code == 403:
-        told = f"the node refuses: {told or 'it asks for a token'}; DicomNode.Token is its web.token"
+        told = f"the node refuses: {told}; DicomNode.Token is its web.token"
     after = str(error.headers.get("Retry-After", ""))
     seconds = float(after) if after.isascii() and after.isdigit() and len(after) < 7 else 0.0
-    return NodeTrouble(f"{told or 'the node answered'} (HTTP {error.code})", error.code, seconds)
+    return NodeTrouble(f"{told} (HTTP {error.code})", error.code, seconds)
 
 
 def _address(error: urllib.error.HTTPError) -> str:
     """Where a redirect leads, without what may be secret in it."""
     try:
-        found = urlsplit(str(error.headers.get("Location", "")))
+        found = urlsplit(urljoin(error.url, str(error.headers.get("Location", ""))))
     except ValueError:
         return "?"
     told = f"{found.scheme}://{found.netloc.rpartition('@')[2]}{found.path}"
@@ -199,7 +197,7 @@ def _read_series(told: Mapping[str, Any]) -> NodeSeries:
             again=tuple(str(job.get("job_id")) for job in jobs if job.get("status") in AGAIN),
             remarks=tuple(str(remark)[:300] for remark in told.get("remarks") or ()),
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise NotTheNode(_NOT_A_NODE, http.client.OK) from None
 
 
