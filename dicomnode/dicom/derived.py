@@ -32,7 +32,7 @@ from dicomnode.dicom.provenance import (
 )
 from dicomnode.dicom.series import CtSeries
 from dicomnode.dicom.values import items, number, text, texts
-from dicomnode.dicom.verbatim import TEXT_VRS, copy_elements, decode_header, is_kept_in_items
+from dicomnode.dicom.verbatim import copy_elements, decode_header, is_kept_in_items
 
 __all__ = [
     "Identity",
@@ -62,6 +62,8 @@ EQUIPMENT: Final = frozenset(
     | {"SoftwareVersions", "StationName", "InstitutionName"}
 )
 """What the item of the scanner in ContributingEquipmentSequence takes over."""
+_WORDS: Final = ("LO", "LT", "PN", "SH", "ST", "UC", "UN", "UT", None)
+"""Value representations that pydicom reads as words, with all that stands in them."""
 
 
 def derived_series_uid(
@@ -255,7 +257,7 @@ def _description(source: Dataset, identity: Identity, provenance: Provenance) ->
 def _bytes_of(source: Dataset, keyword: str) -> bytes:
     """The text as it came, before anything has read it; empty where there is none."""
     element = source.get_item(keyword)
-    if not isinstance(element, RawDataElement) or element.VR not in (*TEXT_VRS, "UN", None):
+    if not isinstance(element, RawDataElement) or element.VR not in _WORDS:
         return b""
     return element.value or b""
 

@@ -81,7 +81,7 @@ def measure_noise_along(
         if k >= reach:
             readings.append(_read(list(fields), law_step_px(pixel_mm)))
     readings = readings[: len(hounsfield)]
-    if None not in readings or len(hounsfield) <= reach + 1:  # the neighbourhood of the first is the whole
+    if None not in readings or len(hounsfield) == 1:  # which has no more to tell
         return readings
     whole = measure_noise(hounsfield, pixel_mm)
     return [reading or whole for reading in readings]

@@ -174,6 +174,9 @@ def test_a_revision_is_told_in_ascii_also_behind_kanji_that_nothing_ends(
         ("ISO_IR 100", "LO", b"a\x1b$)Ab", b"AI-DN | a $)Ab"),
         ("ISO_IR 100", "FD", b"ab\n\\cd\x1be", b"AI-DN | 1.1"),
         ("ISO_IR 100", "LO", b"a\nb", b"AI-DN | a b"),
+        ("ISO_IR 100", "IS", b"12\n", b"AI-DN | 12"),
+        ("ISO_IR 100", "DS", b"\n1.5\x1f\x1c", b"AI-DN | 1.5"),
+        ("ISO_IR 100", "AE", b"ab\n", b"AI-DN | ab"),
     ],
 )
 def test_what_is_no_clean_text_is_not_kept_as_it_came(

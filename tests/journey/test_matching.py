@@ -15,6 +15,7 @@ from dicomnode.dicom.series import CtSeries, read_series
 from dicomnode.dose_reference import DoseReference, Region, RegionReference
 from dicomnode.engines.start_step import PhotonSchedule, match
 from dicomnode.journey.matching import (
+    _coarse,
     bodies,
     mean_diameter_mm,
     mean_ssde_mgy,
@@ -190,6 +191,7 @@ def test_a_large_matrix_shows_the_same_bodies(series: CtSeries) -> None:
         pixel_spacing_mm=tuple(one / factor for one in series.pixel_spacing_mm),
     )
     reading = dose(series, 5.0, 32)
+    assert _coarse(large)[0].shape[1:] == (1024, 1024)
     for fine, coarse in zip(bodies(large, reading, TABLE), bodies(series, reading, TABLE), strict=True):
         assert fine.diameter_mm == pytest.approx(coarse.diameter_mm, abs=2.0)
         assert replace(fine, diameter_mm=0.0) == replace(coarse, diameter_mm=0.0)

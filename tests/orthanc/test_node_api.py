@@ -110,7 +110,7 @@ def test_each_result_is_read_with_the_uids_it_has_anywhere(
         assert NodeApi(url, "").series("1.2").results == results
 
 
-@pytest.mark.parametrize("status", [400, 403, 404, 405, 409, 410, 422, 500, 502, 503])
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 409, 410, 422, 500, 502])
 def test_who_refuses_without_a_word_is_not_the_node(status: int) -> None:
     with web_server(answering(status, {"message": "no"})) as url:
         node = NodeApi(url, "")
@@ -120,6 +120,13 @@ def test_who_refuses_without_a_word_is_not_the_node(status: int) -> None:
     with web_server(answering(status, {"error": "the disk is full"}, health=HEALTH)) as url:
         told = trouble(lambda: NodeApi(url, "").fetch("here", "1.2", "1.2.3"))
         assert (told.of_the_node, told.status) == (True, status)
+
+
+def test_a_node_with_too_many_connections_is_busy_and_says_when_to_come_again() -> None:
+    with web_server(answering(503, "Service Unavailable", {"Retry-After": "7"})) as url:
+        told = trouble(NodeApi(url, "").health)
+    assert (told.of_the_node, told.status, told.retry_after_seconds) == (True, 503, 7.0)
+    assert "busy" in str(told)
 
 
 @pytest.mark.parametrize("status", [404, 405, 501])

@@ -72,6 +72,19 @@ def test_noise_without_soft_tissue_is_not_guessed() -> None:
     assert measure_noise_along(air, 1.0) == [None, None]
 
 
+def test_where_a_neighbourhood_has_no_tissue_the_whole_series_tells_the_noise() -> None:
+    rng = np.random.default_rng(2)
+    for slices, with_tissue in ((3, 2), (12, 4)):
+        stack = np.full((slices, 256, 256), -1000.0, np.float32)
+        stack[:with_tissue] = disc(250, side=256, pixel_mm=1.2)
+        stack += rng.normal(0, 10, stack.shape).astype(np.float32)
+        whole = measure_noise(stack, 1.2)
+        assert whole is not None
+        along = measure_noise_along(stack, 1.2)
+        assert len(along) == slices
+        assert along[-1] == whole
+
+
 def test_noise_along_follows_the_patient() -> None:
     rng = np.random.default_rng(1)
     levels = np.r_[np.full(6, 10.0), np.full(6, 30.0)].astype(np.float32)

@@ -153,6 +153,8 @@ def _refused(method: str, error: urllib.error.HTTPError) -> NodeTrouble:
     if error.code == 401 and scheme.lower() != "bearer":
         words = "what answers at Url asks for a password, which no dicomnode does"
         return NotTheNode(f"{words}; Url is to be the node's own (HTTP 401)", error.code)
+    if error.code == 503:  # also without words: the server below the node has too many connections
+        told = told or "the node is busy"
     if not told or (method == "GET" and error.code in _OF_OTHERS):  # a node always says why
         return NotTheNode(f"{_NOT_A_NODE} (HTTP {error.code})", error.code)
     if error.code == 401:
