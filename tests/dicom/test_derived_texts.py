@@ -16,6 +16,16 @@ from tests.dicom.rewritten import Errors, raw, write
 from tests.makers import make_series
 
 
+def with_description(folder: Path, terms: str | list[str], came: bytes) -> list[Path]:
+    """A series of one image with these bytes as Series Description, whatever the sets say to them."""
+
+    def change(data: Dataset, index: int) -> None:
+        data.SpecificCharacterSet = terms
+        data.add_new("SeriesDescription", "LO", came)
+
+    return make_series(folder, slices=1, change=change)
+
+
 def test_foreign_character_sets_survive(tmp_path: Path, identity: Identity, provenance: Provenance) -> None:
     name = "Люкceмбypг"
 
@@ -72,18 +82,14 @@ def test_katakana_in_one_byte_each_stay_beside_our_prefix(
 ) -> None:
     """Under ISO_IR 13 alone; kanji do not belong there, and are written as they came."""
 
-    def change(data: Dataset, index: int) -> None:
-        data.SpecificCharacterSet = "ISO_IR 13"
-        data.add_new("SeriesDescription", "LO", words.encode("shift_jis"))
-
-    paths = make_series(tmp_path / "s", slices=1, change=change)
+    paths = with_description(tmp_path / "s", "ISO_IR 13", words.encode("shift_jis"))
     _, (image,) = write(paths, identity, provenance, tmp_path / "d")
     described = image.get_item("SeriesDescription").value
     assert described.rstrip() == b"AI-DN | " + words.encode("shift_jis")
 
 
 @pytest.mark.parametrize(
-    ("terms", "described"),
+    ("terms", "came"),
     [
         (["", "ISO 2022 IR 58"], b"CT \x1b$)A" + "胸部".encode("gb2312")),
         (["", "ISO 2022 IR 58"], b"\x1b$)A" + "胸部".encode("gb2312") * 20),
@@ -100,17 +106,13 @@ def test_katakana_in_one_byte_each_stay_beside_our_prefix(
 )
 def test_code_extensions_read_the_same_behind_our_prefix(
     terms: list[str],
-    described: bytes,
+    came: bytes,
     tmp_path: Path,
     identity: Identity,
     provenance: Provenance,
     program: Callable[[str], str],
 ) -> None:
-    def change(data: Dataset, index: int) -> None:
-        data.SpecificCharacterSet = terms
-        data.add_new("SeriesDescription", "LO", described)
-
-    paths = make_series(tmp_path / "s", slices=1, change=change)
+    paths = with_description(tmp_path / "s", terms, came)
     write(paths, identity, provenance, tmp_path / "d")
     written = tmp_path / "d" / "00001.dcm"
     before, after = (_read_by(program("dcmdump"), path) for path in (paths[0], written))
@@ -140,11 +142,7 @@ def test_bytes_that_fit_stay_as_they_came_and_too_many_without_an_escape_sequenc
 ) -> None:
     """Whether or not the sets that are named say what they mean: their own site may know."""
 
-    def change(data: Dataset, index: int) -> None:
-        data.SpecificCharacterSet = terms
-        data.add_new("SeriesDescription", "LO", came)
-
-    paths = make_series(tmp_path / "s", slices=1, change=change)
+    paths = with_description(tmp_path / "s", terms, came)
     write(paths, identity, provenance, tmp_path / "d")
     assert raw(tmp_path / "d" / "00001.dcm", "SeriesDescription").rstrip() == (b"AI-DN | " + came)[:64]
 
@@ -155,11 +153,7 @@ def test_a_revision_is_told_in_ascii_also_behind_kanji_that_nothing_ends(
 ) -> None:
     kanji = "丂丄".encode("iso2022_jp_2").removesuffix(b"\x1b(B")
 
-    def change(data: Dataset, index: int) -> None:
-        data.SpecificCharacterSet = ["", "ISO 2022 IR 159"]
-        data.add_new("SeriesDescription", "LO", kanji + end)
-
-    paths = make_series(tmp_path / "s", slices=1, change=change)
+    paths = with_description(tmp_path / "s", ["", "ISO 2022 IR 159"], kanji + end)
     write(paths, identity, replace(provenance, revision=2), tmp_path / "d")
     told = raw(tmp_path / "d" / "00001.dcm", "SeriesDescription").rstrip()
     assert told.startswith(b"AI-DN | " + kanji)
