@@ -95,6 +95,9 @@ def _image(specimen: Specimen) -> Section:
             f"{uid_name(specimen.image.SOPClassUID)} {code(str(specimen.image.SOPClassUID))}. Attributes "
             "without a line here are copied where the standard knows them and has not retired them, and "
             "dropped otherwise; overlays and curves are dropped.",
+            "Each frame of a multi-frame source gives an image of this class. The source is then that frame "
+            "as a classic image, with the values of its functional groups; Source Image Sequence names the "
+            "frame.",
             table(
                 "Attributes",
                 "Tag | Attribute | What becomes of it | Value | Presence | Why",
