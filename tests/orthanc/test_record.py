@@ -170,6 +170,23 @@ def test_all_stacks_are_waited_for() -> None:
     assert site.now < began + ARRIVAL_SECONDS
 
 
+def test_every_moment_that_has_been_is_by_now_at_the_latest() -> None:
+    for since, listed in ((500.0, 900.0), (900.0, 500.0)):
+        record = replace(SENT, since=since, listed=listed, due=1000.0).not_after(600.0)
+        assert max(record.since, record.listed) == 600.0
+        assert (record.since - record.listed, record.due) == (since - listed, 700.0)
+
+
+def test_of_series_due_at_once_the_first_to_come_is_the_first_to_go() -> None:
+    """Whatever Orthanc calls them."""
+    site = Site(lambda image: TAKEN)
+    site.clinic.series |= {name: [f"{name}{index}" for index in range(3)] for name in "zbm"}
+    for name in "zbm":
+        site.desk.consider(name)
+    site.work(10)
+    assert [images[0] for images in site.clinic.sent] == ["z0", "b0", "m0"]
+
+
 @pytest.mark.parametrize("turns", [0, 1])
 def test_a_clock_that_was_set_back_while_orthanc_was_down_keeps_nothing_waiting(turns: int) -> None:
     """Queued, and refused for the first time."""

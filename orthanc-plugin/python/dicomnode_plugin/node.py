@@ -17,6 +17,9 @@ _NO_SERIES = "2.25.0"
 
 _NOT_A_NODE = "what answers at Url is not the HTTP of a dicomnode; Url names the node's web.port"
 
+_BUSY = b"Service Unavailable"
+"""All that the server below the node says, with HTTP 503, while it has too many connections."""
+
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _OF_OTHERS = frozenset((404, 405, 501))
 """What a node says to none of the GETs here."""
@@ -69,10 +72,12 @@ class NodeSeries:
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the token to somebody else."""
+    """A redirect would carry the token to somebody else. Nor is it read, which fails at some addresses."""
 
-    def redirect_request(self, *_: Any) -> None:
+    def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> None:
         return None
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
 class NodeApi:
@@ -143,7 +148,9 @@ class NodeApi:
 
 def _refused(method: str, error: urllib.error.HTTPError) -> NodeTrouble:
     try:
-        told = str(_decoded(error.read(65536)).get("error", ""))[:300]
+        content = error.read(65536)
+        busy = error.code == 503 and content == _BUSY
+        told = "the node is busy" if busy else str(_decoded(content).get("error", ""))[:300]
     except (OSError, http.client.HTTPException, ValueError, NodeTrouble):
         told = ""
     if error.code in _REDIRECTS:
@@ -153,8 +160,6 @@ def _refused(method: str, error: urllib.error.HTTPError) -> NodeTrouble:
     if error.code == 401 and scheme.lower() != "bearer":
         words = "what answers at Url asks for a password, which no dicomnode does"
         return NotTheNode(f"{words}; Url is to be the node's own (HTTP 401)", error.code)
-    if error.code == 503:  # also without words: the server below the node has too many connections
-        told = told or "the node is busy"
     if not told or (method == "GET" and error.code in _OF_OTHERS):  # a node always says why
         return NotTheNode(f"{_NOT_A_NODE} (HTTP {error.code})", error.code)
     if error.code == 401:
@@ -167,17 +172,23 @@ def _refused(method: str, error: urllib.error.HTTPError) -> NodeTrouble:
 
 
 def _address(error: urllib.error.HTTPError) -> str:
-    """Where a redirect leads, without what may be secret in it."""
+    """Where a redirect leads, without what may be secret in it; a question mark where that cannot be read."""
+    location = str(error.headers.get("Location", ""))
     try:
-        found = urlsplit(urljoin(error.url, str(error.headers.get("Location", ""))))
+        found = urlsplit(urljoin(error.url, location))
     except ValueError:
+        location = ""
+    if not location:
         return "?"
     told = f"{found.scheme}://{found.netloc.rpartition('@')[2]}{found.path}"
     return "".join(one for one in told if " " < one < "\x7f")[:200]
 
 
 def _decoded(content: bytes) -> Mapping[str, Any]:
-    told = json.loads(content or b"{}")
+    try:
+        told = json.loads(content or b"{}")
+    except RecursionError:  # nested deeper than Python goes
+        told = None
     if not isinstance(told, dict):
         raise NotTheNode(_NOT_A_NODE, http.client.OK)
     return told
