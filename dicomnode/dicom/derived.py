@@ -31,7 +31,7 @@ from dicomnode.dicom.provenance import (
     pipeline_digest,
 )
 from dicomnode.dicom.series import CtSeries
-from dicomnode.dicom.values import items, number, text, texts
+from dicomnode.dicom.values import items, number, text, texts, value_of
 from dicomnode.dicom.verbatim import copy_elements, decode_header, is_kept_in_items
 
 __all__ = [
@@ -238,7 +238,9 @@ def _description(source: Dataset, identity: Identity, provenance: Provenance) ->
     prefix, revised = identity.series_description_prefix, revision_text(provenance)
     came = _bytes_of(source, "SeriesDescription").strip(b" \0")
     encodings = convert_encodings(list(texts(source, "SpecificCharacterSet")) or None)
-    words = character_sets.without_escapes_left(text(source, "SeriesDescription"), encodings)
+    is_text = not isinstance(value_of(source, "SeriesDescription"), bytes)  # which a binary VR has
+    told = text(source, "SeriesDescription") if is_text else ""
+    words = character_sets.without_escapes_left(told, encodings)
     described = f"{prefix}{words}"
     # Bytes above 7F stay, also where the source does not say which letters they are.
     clean = "".join(" " if one < " " or one in "\x7f\\\ufffd" else one for one in described)

@@ -61,7 +61,7 @@ def value_of(header: Dataset, keyword: str) -> object:
 def texts(header: Dataset, keyword: str) -> tuple[str, ...]:
     """All values of an element as stripped text; empty tuple where absent or empty."""
     value = value_of(header, keyword)
-    if value is None or isinstance(value, DicomSequence | bytes):  # a wrong VR; items and bytes are no text
+    if value is None or isinstance(value, DicomSequence):  # a wrong VR; its items are no text
         return ()
     many: Iterable[object] = value if isinstance(value, MultiValue | list | tuple) else (value,)
     found = tuple(str(one).strip(" \0") for one in many if one is not None)

@@ -40,6 +40,7 @@ REFUSED_IN_EVERY_IMAGE = [
     ("already-enhanced", put(ImageType=["DERIVED", "PRIMARY", "AXIAL", "AI_DENOISED"])),
     ("already-enhanced", put(Manufacturer="dicomnode")),
     ("not-hounsfield", put(RescaleType="US")),
+    ("not-hounsfield", lambda data, index: data.add_new("RescaleType", "OB", b"US")),
     ("not-hounsfield", put(RescaleSlope="0")),
     ("not-hounsfield", put(RescaleSlope="-1")),
     ("not-hounsfield", without("RescaleIntercept")),
@@ -136,6 +137,8 @@ MIXED = [
     put_in(2, FrameOfReferenceUID="1.2.3"),
     put_in(2, ContrastBolusAgent="APPLIED"),
     lambda data, index: setattr(data, "AcquisitionNumber", index % 2),
+    # A wrong VR is no text for us, but still tells one from the other.
+    lambda data, index: data.add_new("PatientID", "OB", b"P%d" % (index % 2)),
 ]
 
 

@@ -153,6 +153,11 @@ def test_a_node_with_too_many_connections_is_busy() -> None:
     assert (told.of_the_node, told.status, str(told)) == (True, 503, "the node is busy (HTTP 503)")
 
 
+def test_the_words_of_a_busy_server_are_no_nodes_with_another_status() -> None:
+    with web_server(answering(502, b"Service Unavailable")) as url:
+        assert not trouble(NodeApi(url, "").health).of_the_node
+
+
 def test_a_node_that_can_tell_says_when_to_come_again() -> None:
     with web_server(answering(503, {"error": "shutting down"}, {"Retry-After": "7"})) as url:
         told = trouble(NodeApi(url, "").health)
