@@ -13,6 +13,7 @@ from dicomnode.conformance.document import Items, Part, Section, Table, code, ta
 from dicomnode.conformance.facts import KINDS, codes, kinds, uid_name
 from dicomnode.conformance.specimen import Specimen
 from dicomnode.dicom import marks
+from dicomnode.dicom.functional_groups import ENHANCED_ONLY
 from dicomnode.dicom.policy import MUST_STAND, SAID_FOR_THE_SOURCE, TABLE, Row
 from dicomnode.dicom.values import items, text
 from dicomnode.settings import Settings
@@ -95,9 +96,11 @@ def _image(specimen: Specimen) -> Section:
             f"{uid_name(specimen.image.SOPClassUID)} {code(str(specimen.image.SOPClassUID))}. Attributes "
             "without a line here are copied where the standard knows them and has not retired them, and "
             "dropped otherwise; overlays and curves are dropped.",
-            "Each frame of a multi-frame source gives an image of this class. The source is then that frame "
-            "as a classic image, with the values of its functional groups; Source Image Sequence names the "
-            "frame.",
+            "Each frame of a multi-frame source gives an image of this class; Source Image Sequence names "
+            "the class of the source and the frame. What is called the source here is then the frame as a "
+            "classic image, with the values of its functional groups, but without these: "
+            + ", ".join(code(one) for one in sorted(ENHANCED_ONLY - {"ImageType"}))
+            + ".",
             table(
                 "Attributes",
                 "Tag | Attribute | What becomes of it | Value | Presence | Why",

@@ -32,7 +32,7 @@ from dicomnode.dicom.provenance import (
 )
 from dicomnode.dicom.series import CtSeries
 from dicomnode.dicom.values import items, number, text, texts, value_of
-from dicomnode.dicom.verbatim import copy_elements, decode_header, is_kept_in_items
+from dicomnode.dicom.verbatim import TEXT_VRS, copy_elements, decode_header, is_kept_in_items
 
 __all__ = [
     "Identity",
@@ -62,8 +62,8 @@ EQUIPMENT: Final = frozenset(
     | {"SoftwareVersions", "StationName", "InstitutionName"}
 )
 """What the item of the scanner in ContributingEquipmentSequence takes over."""
-_WORDS: Final = ("LO", "LT", "PN", "SH", "ST", "UC", "UN", "UT", None)
-"""Value representations that pydicom reads as words, with all that stands in them."""
+_CONTROLS: Final = frozenset(range(0x20)) - {0x1B} | {0x7F}
+"""Bytes that no character set has letters with; ESC begins the sequences of ISO 2022."""
 
 
 def derived_series_uid(
@@ -246,7 +246,8 @@ def _description(source: Dataset, identity: Identity, provenance: Provenance) ->
     clean = "".join(" " if one < " " or one in "\x7f\\\ufffd" else one for one in described)
     whole = prefix.encode() + came + revised.encode()
     open_ended = revised and not character_sets.ends_in_ascii(came)
-    if came and words and clean == described and len(whole) <= LONG_STRING and not open_ended:
+    is_clean = clean == described and not _CONTROLS & {*came}  # pydicom reads some without their controls
+    if came and words and is_clean and len(whole) <= LONG_STRING and not open_ended:
         return whole
     clean = clean[: LONG_STRING - len(revised)]
     if came and b"\x1b" not in came:
@@ -259,7 +260,7 @@ def _description(source: Dataset, identity: Identity, provenance: Provenance) ->
 def _bytes_of(source: Dataset, keyword: str) -> bytes:
     """The text as it came, before anything has read it; empty where there is none."""
     element = source.get_item(keyword)
-    if not isinstance(element, RawDataElement) or element.VR not in _WORDS:
+    if not isinstance(element, RawDataElement) or element.VR not in (*TEXT_VRS, "UN", None):
         return b""
     return element.value or b""
 

@@ -73,15 +73,15 @@ def measure_noise_along(
     """
     fields: deque[_Fields] = deque(maxlen=2 * reach + 1)
     readings: list[NoiseReading | None] = []
-    for k in range(len(hounsfield) + reach):
-        if k < len(hounsfield):
+    count = len(hounsfield)
+    for k in range(count + reach):
+        if k < count:
             fields.append(_local_fields(hounsfield[k], pixel_mm))
-        elif len(fields) > 1:
+        elif count - len(fields) < k - 2 * reach:  # the first is no neighbour of slice k - reach
             fields.popleft()
         if k >= reach:
             readings.append(_read(list(fields), law_step_px(pixel_mm)))
-    readings = readings[: len(hounsfield)]
-    if None not in readings or len(hounsfield) == 1:  # which has no more to tell
+    if None not in readings or count <= reach + 1:  # every neighbourhood is the whole
         return readings
     whole = measure_noise(hounsfield, pixel_mm)
     return [reading or whole for reading in readings]

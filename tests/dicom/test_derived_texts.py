@@ -171,6 +171,8 @@ def test_a_revision_is_told_in_ascii_also_behind_kanji_that_nothing_ends(
         ("ISO_IR 100", "IS", b"12\n", b"AI-DN | 12"),
         ("ISO_IR 100", "DS", b"\n1.5\x1f\x1c", b"AI-DN | 1.5"),
         ("ISO_IR 100", "AE", b"ab\n", b"AI-DN | ab"),
+        ("ISO_IR 192", "AE", "Übersicht".encode(), "AI-DN | Übersicht".encode()),
+        ("ISO_IR 192", "CS", "Übersicht".encode(), "AI-DN | Übersicht".encode()),
         ("ISO_IR 100", "OB", b"ab", b"AI-DN"),
     ],
 )

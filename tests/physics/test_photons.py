@@ -85,6 +85,16 @@ def test_where_a_neighbourhood_has_no_tissue_the_whole_series_tells_the_noise() 
         assert along[-1] == whole
 
 
+@pytest.mark.parametrize("slices", [1, 2, 3, 4, 5, 6, 9])
+def test_each_slice_is_read_with_its_neighbours_in_series_of_any_length(slices: int) -> None:
+    rng = np.random.default_rng(3)
+    levels = np.geomspace(5, 60, slices).astype(np.float32)
+    stack = disc(250, side=256, pixel_mm=1.2) + levels[:, None, None] * rng.normal(0, 1, (slices, 256, 256))
+    stack = stack.astype(np.float32)
+    along = measure_noise_along(stack, 1.2)
+    assert along == [measure_noise(stack[max(0, k - 2) : k + 3], 1.2) for k in range(slices)]
+
+
 def test_noise_along_follows_the_patient() -> None:
     rng = np.random.default_rng(1)
     levels = np.r_[np.full(6, 10.0), np.full(6, 30.0)].astype(np.float32)
