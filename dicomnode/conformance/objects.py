@@ -166,6 +166,8 @@ def _item(item: Dataset, specimen: Specimen) -> str:
 
 
 def _purpose(element: DataElement, specimen: Specimen) -> str:
+    if element.keyword == "ReferencedSOPClassUID":
+        return "that of the source"
     if element.VR == "SQ" and element.value and "CodeValue" in element.value[0]:
         return _coded(element.value[0])
     return "items" if element.VR == "SQ" else _value(element, specimen)

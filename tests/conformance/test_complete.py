@@ -25,6 +25,7 @@ from dicomnode.conformance.facts import (
 )
 from dicomnode.conformance.objects import SCHEMES
 from dicomnode.conformance.specimen import make_specimen
+from dicomnode.dicom import functional_groups, multiframe, pixels, series
 from dicomnode.dicom.marks import PRIVATE_SCHEME
 from dicomnode.dicom.policy import SAID_FOR_THE_SOURCE, TABLE
 from dicomnode.dicom.projection_tags import PROJECTION_TAGS
@@ -102,6 +103,25 @@ def test_every_rule_that_refuses_stands_there_with_a_sentence(document: str) -> 
         assert sentence(rule).endswith("."), f"{rule.__name__} has no docstring that says what it refuses"
     told = {row[0].strip("`"): row[1] for row in rows_under(document, "Rules that refuse")}
     assert set(told) == {rule.rule for rule in defined}
+
+
+def test_every_limit_of_what_is_read_stands_there(document: str) -> None:
+    (told,) = [line for line in document.splitlines() if line.startswith("By rule `broken-instance`: ")]
+    limits = {
+        (name, value >> 20 if name.endswith("_BYTES") else value)
+        for module in (series, pixels, multiframe, functional_groups)
+        for name, value in vars(module).items()
+        if name.startswith(("LARGEST_", "MOST_"))
+    }
+    assert len(limits) >= 7
+    for name, limit in limits:
+        assert re.search(rf"\b{limit}\b", told), name
+
+
+def test_a_source_is_of_its_own_class(document: str) -> None:
+    """CT Image Storage in the specimen, another one for the frames of a multi-frame object."""
+    (row,) = [line for line in document.splitlines() if "`SourceImageSequence`" in line]
+    assert "item with ReferencedSOPClassUID = that of the source, " in row
 
 
 def test_every_private_element_of_projections_that_is_read_stands_there(document: str) -> None:

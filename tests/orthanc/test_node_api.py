@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -21,7 +22,7 @@ SERIES = {"state": "done", "final": True, "progress": 1.0, "images": 3, "results
 @contextmanager
 def web_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     with HTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
@@ -134,27 +135,43 @@ def test_who_refuses_without_a_word_is_not_the_node(status: int) -> None:
         assert (told.of_the_node, told.status) == (True, status)
 
 
-def test_a_node_with_too_many_connections_is_busy() -> None:
-    """Words of the server that the node's HTTP runs on, which knows no JSON."""
+@contextmanager
+def failing_node(**settings: Any) -> Iterator[str]:
+    """The server that the node's HTTP runs on, whose own words are no JSON; whatever asks the node fails."""
 
-    async def none(scope: object, receive: object, send: object) -> None:
-        raise AssertionError("too many connections, and yet asked")
+    async def fails(scope: object, receive: object, send: object) -> None:
+        raise RuntimeError
 
-    server = uvicorn.Server(
-        uvicorn.Config(none, port=0, lifespan="off", log_config=None, limit_concurrency=1)
-    )
+    server = uvicorn.Server(uvicorn.Config(fails, port=0, lifespan="off", log_config=None, **settings))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    wait_until(lambda: server.started)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    told = trouble(NodeApi(f"http://127.0.0.1:{port}", "").health)
-    server.should_exit = True
-    thread.join()
-    assert (told.of_the_node, told.status, str(told)) == (True, 503, "the node is busy (HTTP 503)")
+    try:
+        wait_until(lambda: server.started)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
-def test_the_words_of_a_busy_server_are_no_nodes_with_another_status() -> None:
-    with web_server(answering(502, b"Service Unavailable")) as url:
+@pytest.mark.parametrize(
+    ("settings", "status", "words"),
+    [
+        ({"limit_concurrency": 1}, 503, "the node is busy (HTTP 503)"),
+        ({}, 500, "the node could not answer: it is being stopped, or its log says why (HTTP 500)"),
+    ],
+    ids=["too many connections", "fails"],
+)
+def test_the_words_of_the_nodes_server_are_the_nodes(
+    settings: Mapping[str, Any], status: int, words: str
+) -> None:
+    with failing_node(**settings) as url:
+        told = trouble(NodeApi(url, "").health)
+    assert (told.of_the_node, told.status, str(told)) == (True, status, words)
+
+
+@pytest.mark.parametrize(("status", "body"), [(502, b"Service Unavailable"), (503, b"Internal Server Error")])
+def test_the_words_of_the_nodes_server_are_no_nodes_with_another_status(status: int, body: bytes) -> None:
+    with web_server(answering(status, body)) as url:
         assert not trouble(NodeApi(url, "").health).of_the_node
 
 

@@ -20,8 +20,8 @@ ARRIVAL_SECONDS = 60.0
 """How long a result that the node has sent is looked for in this Orthanc."""
 
 _MOST_A_TURN = 20
-_SILENCES = 3
-"""So often in a row the node's HTTP has not answered when a result ends what is followed."""
+_SILENCE_SECONDS = 3600.0
+"""So long the node's HTTP has not answered when a result ends what it never told of."""
 
 
 class Following:
@@ -69,11 +69,17 @@ class Following:
             self._follow(series, self._under_way[series_id], told)
 
     def _unseen(self, series_id: str, record: Record, trouble: NodeTrouble) -> None:
-        """The node does not say how far it is. That a result has come says enough."""
-        if self._reach.failures < _SILENCES or len(record.results) <= record.had:
-            self._under_way.keep(series_id, record.but(words=str(trouble)))
+        """The node does not say how far it is.
+
+        Another stack may still be refused: one that has told of the series will tell. A result says enough
+        only where the node's HTTP cannot be reached from here.
+        """
+        here = len(record.results) > record.had
+        if here and not record.told and self._reach.silent_seconds > _SILENCE_SECONDS:
+            self._under_way.keep(series_id, record.arrived(f"; its progress was not seen: {trouble}"))
             return
-        self._under_way.keep(series_id, record.arrived(f"; its progress was not seen: {trouble}"))
+        words = f"a result has arrived; whether it is all, the node cannot be asked: {trouble}"
+        self._under_way.keep(series_id, record.but(words=words if here else str(trouble)))
 
     def _follow(self, series: Series, record: Record, told: NodeSeries) -> None:
         fresh = self._clock() - record.since < GRACE_SECONDS
@@ -85,7 +91,7 @@ class Following:
             return
         progress = round(SENT_SHARE + (1.0 - SENT_SHARE) * told.progress, 2)
         words = told.words or told.reason or ""
-        record = record.but(rule=told.rule, reason=told.reason, lost=0)
+        record = record.but(rule=told.rule, reason=told.reason, lost=0, told=True)
         if not told.final:
             going = record.but(state=told.state, words=words, progress=progress, again=False)
             self._under_way.keep(series.orthanc_id, going)

@@ -17,8 +17,11 @@ _NO_SERIES = "2.25.0"
 
 _NOT_A_NODE = "what answers at Url is not the HTTP of a dicomnode; Url names the node's web.port"
 
-_BUSY = b"Service Unavailable"
-"""All that the server below the node says, with HTTP 503, while it has too many connections."""
+_OF_THE_SERVER = {
+    (503, b"Service Unavailable"): "the node is busy",
+    (500, b"Internal Server Error"): "the node could not answer: it is being stopped, or its log says why",
+}
+"""What the server below the node says for it: while it has too many connections, and when the node fails."""
 
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _OF_OTHERS = frozenset((404, 405, 501))
@@ -149,8 +152,7 @@ class NodeApi:
 def _refused(method: str, error: urllib.error.HTTPError) -> NodeTrouble:
     try:
         content = error.read(65536)
-        busy = error.code == 503 and content == _BUSY
-        told = "the node is busy" if busy else str(_decoded(content).get("error", ""))[:300]
+        told = _OF_THE_SERVER.get((error.code, content)) or str(_decoded(content).get("error", ""))[:300]
     except (OSError, http.client.HTTPException, ValueError, NodeTrouble):
         told = ""
     if error.code in _REDIRECTS:

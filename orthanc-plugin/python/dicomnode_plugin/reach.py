@@ -11,7 +11,10 @@ HEALTH_SECONDS = 30.0
 
 
 class Reach:
-    """How the node was reached last; `failures` in a row, `due` the Unix time before which nobody asks it."""
+    """How the node was reached last; `due` is the Unix time in seconds before which nobody asks it.
+
+    `failures` in a row, and `silent_seconds`: the pauses after them together, which no clock can hurry.
+    """
 
     def __init__(
         self,
@@ -24,6 +27,7 @@ class Reach:
         self._health_due = 0.0
         self.due = 0.0
         self.failures = 0
+        self.silent_seconds = 0.0
         self.words = "" if node else "no Url is given: progress cannot be seen"
         self.reachable: bool | None = None
 
@@ -43,13 +47,14 @@ class Reach:
     def answers(self) -> bool:
         """It has answered; whether that is news."""
         back = self.failures > 0
-        self.reachable, self.words, self.failures = True, "", 0
+        self.reachable, self.words, self.failures, self.silent_seconds = True, "", 0, 0.0
         return back
 
     def fails(self, trouble: NodeTrouble) -> None:
         """It has not, or not as asked: pauses grow."""
         self.failures += 1
         pause = min(HEALTH_SECONDS, self._settings.pause_seconds(self.failures))
+        self.silent_seconds += pause
         self.due, self._health_due = self._clock() + pause, 0.0
         self.reachable, self.words = trouble.of_the_node, str(trouble)
         self._note(str(trouble))

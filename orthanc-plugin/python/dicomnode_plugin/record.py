@@ -31,10 +31,10 @@ class Record:
     falls while the images stay the same. Unix times in seconds: `due` (of the next attempt), `since` (the
     present step began), `listed` (the images to be handed over were listed). `paused_seconds`: the pauses of
     failures in a row, as far as they lasted. `untouched`: the last attempt brought no image over. `again`:
-    the node knew the series before, so its first answers may be old ones. `had`: how many results were here
-    when it was handed over. `in_stretches`: the node has refused an image, and each job sends a short
-    stretch of them, so that it tells which one is refused; `past`: how many of them, by name, are at the
-    node or refused; `left_out`: how many were refused.
+    the node knew the series before, so its first answers may be old ones. `told`: the node has told of it.
+    `had`: how many results were here when it was handed over. `in_stretches`: the node has refused an
+    image, and each job sends a short stretch of them, so that it tells which one is refused; `past`: how
+    many of them, by name, are at the node or refused; `left_out`: how many were refused.
     """
 
     phase: str = REST
@@ -53,6 +53,7 @@ class Record:
     listed: float = 0.0
     untouched: bool = False
     again: bool = False
+    told: bool = False
     by_hand: bool = False
     lost: int = 0
     rule: str | None = None

@@ -181,7 +181,8 @@ class Sending:
             self.queue(series, handed)  # images came while it was under way, and were looked at already
 
     def _failed(self, series_id: str, record: Record, trouble: str, at_least_seconds: float = 0.0) -> None:
-        pause = max(self._settings.pause_seconds(record.attempts + 1), at_least_seconds)
+        asked = min(at_least_seconds, self._settings.longest_retry_seconds)
+        pause = max(self._settings.pause_seconds(record.attempts + 1), asked)
         failed = record.failed(trouble, self._clock(), pause)
         if self._settings.is_over(failed.paused_seconds):
             words = f"given up after {self._settings.give_up_days:g} days ({trouble}); {BY_HAND}"
