@@ -1,7 +1,7 @@
 """The annexes of the statement: the objects that are made, attribute by attribute and item by item."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from pydicom.datadict import tag_for_keyword
@@ -13,7 +13,7 @@ from dicomnode.conformance.document import Items, Part, Section, Table, code, ta
 from dicomnode.conformance.facts import KINDS, codes, kinds, uid_name
 from dicomnode.conformance.specimen import Specimen
 from dicomnode.dicom import marks
-from dicomnode.dicom.functional_groups import ENHANCED_ONLY
+from dicomnode.dicom.functional_groups import CARRIED, CLASSIC_NAMES, ENHANCED_ONLY, MERGED
 from dicomnode.dicom.policy import MUST_STAND, SAID_FOR_THE_SOURCE, TABLE, Row
 from dicomnode.dicom.values import items, text
 from dicomnode.settings import Settings
@@ -97,10 +97,11 @@ def _image(specimen: Specimen) -> Section:
             "without a line here are copied where the standard knows them and has not retired them, and "
             "dropped otherwise; overlays and curves are dropped.",
             "Each frame of a multi-frame source gives an image of this class; Source Image Sequence names "
-            "the class of the source and the frame. What is called the source here is then the frame as a "
-            "classic image, with the values of its functional groups, but without these: "
-            + ", ".join(code(one) for one in sorted(ENHANCED_ONLY - {"ImageType"}))
-            + ".",
+            "the class of that and the frame. What is called the source here is otherwise the frame as a "
+            f"classic image: with the values in its functional groups {_names(MERGED | CARRIED)}, not in "
+            "others; without what several items of one group, X-ray paths, do not agree in; under their "
+            f"classic names {_renamed()}; and without "
+            f"{_names(ENHANCED_ONLY - CLASSIC_NAMES.keys() - {'ImageType'})}.",
             table(
                 "Attributes",
                 "Tag | Attribute | What becomes of it | Value | Presence | Why",
@@ -108,6 +109,14 @@ def _image(specimen: Specimen) -> Section:
             ),
         ),
     )
+
+
+def _names(keywords: Iterable[str]) -> str:
+    return ", ".join(code(one) for one in sorted(keywords))
+
+
+def _renamed() -> str:
+    return ", ".join(f"{code(one)} (as {code(name)})" for one, name in sorted(CLASSIC_NAMES.items()))
 
 
 def _tag(row: Row) -> BaseTag:
@@ -167,7 +176,7 @@ def _item(item: Dataset, specimen: Specimen) -> str:
 
 def _purpose(element: DataElement, specimen: Specimen) -> str:
     if element.keyword == "ReferencedSOPClassUID":
-        return "that of the source"
+        return "that of what was received"
     if element.VR == "SQ" and element.value and "CodeValue" in element.value[0]:
         return _coded(element.value[0])
     return "items" if element.VR == "SQ" else _value(element, specimen)

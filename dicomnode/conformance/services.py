@@ -14,7 +14,7 @@ from dicomnode.conformance.facts import (
 )
 from dicomnode.conformance.querying import query_service
 from dicomnode.conformance.web import web_services
-from dicomnode.dicom import functional_groups, multiframe, pixels, series
+from dicomnode.dicom import functional_groups, multiframe, parsing, pixels, series
 from dicomnode.dicom.admission import PROJECTION_GROUPS
 from dicomnode.dicom.dose import DoseSource
 from dicomnode.dicom.projection_tags import CREATORS, PROJECTION_TAGS
@@ -172,11 +172,12 @@ def _rules(settings: Settings) -> Section:
                 [(code(rule.rule), sentence(rule)) for rule in refusals()],
             ),
             f"By rule {code(BrokenInstance.rule)}: an image of more than "
-            f"{series.LARGEST_FILE_BYTES >> 20} MiB, {series.MOST_ELEMENTS} elements, "
-            f"{pixels.LARGEST_SIDE} pixels a side or {pixels.MOST_PIXELS} pixels; a multi-frame object of "
-            f"more than {multiframe.LARGEST_FILE_BYTES >> 20} MiB, "
-            f"{multiframe.LARGEST_DECODED_BYTES >> 20} MiB decoded or "
-            f"{functional_groups.MOST_FRAMES} frames.",
+            f"{series.LARGEST_FILE_BYTES >> 20} MiB, {pixels.LARGEST_SIDE} pixels a side or "
+            f"{pixels.MOST_PIXELS} pixels; an image or frame of more than {series.MOST_ELEMENTS} elements, "
+            f"with those of its sequences; sequences nested deeper than {parsing.DEEPEST_SEQUENCE}; a "
+            f"multi-frame object of more than {multiframe.LARGEST_FILE_BYTES >> 20} MiB, "
+            f"{multiframe.LARGEST_DECODED_BYTES >> 20} MiB decoded or {functional_groups.MOST_FRAMES} "
+            "frames.",
             f"The dose of a series may come from: {', '.join(map(code, get_args(DoseSource)))}. One that "
             f"tells no usable dose is {dose}.",
             "Results of this or another dicomnode that come back are recognised by their marks, which "

@@ -24,6 +24,8 @@ _IN_G0: Final = ("iso2022_jp", "iso2022_jp_2")
 _CHINESE: Final = "iso_ir_58"
 _NEVER_FIRST: Final = (*_IN_G0, _CHINESE, "euc_kr")
 """Sets of many bytes: where they are named first all the same, a value begins in ASCII."""
+_FILLER: Final = b"\xa4\xd4"
+"""With it Python composes the Korean syllables that KS X 1001 has not, and no other reader knows of that."""
 _HALVES: Final = re.compile(rb"\x1b(\$@|\$B|\$\(D|\(B|\(J)")
 """What G0 is set to by escape sequences."""
 _BY_CODEC: Final = {codecs.lookup(one).name: one for one in ENCODINGS_TO_CODES} | {"ascii": DEFAULT}
@@ -135,4 +137,4 @@ def _bytes_in(letter: str, encoding: str) -> bytes | None:
     if encoding in _IN_G0:  # Python's have several sets each, and write the escape sequences
         escape = ENCODINGS_TO_CODES[encoding]
         return code.removeprefix(escape).removesuffix(_ASCII) if code.startswith(escape) else None
-    return code
+    return None if encoding == "euc_kr" and code.startswith(_FILLER) else code

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.charset import convert_encodings
+from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
@@ -62,7 +62,9 @@ EQUIPMENT: Final = frozenset(
     | {"SoftwareVersions", "StationName", "InstitutionName"}
 )
 """What the item of the scanner in ContributingEquipmentSequence takes over."""
-_CONTROLS: Final = frozenset(range(0x20)) - {0x1B} | {0x7F}
+_BLANKS: Final = bytes({*range(0x21), 0x7F} - {0x1B})
+_MOST_BYTES: Final = 16 * LONG_STRING
+"""More than the longest description that fits, with an escape sequence before and behind every letter."""
 """Bytes that no character set has letters with; ESC begins the sequences of ISO 2022."""
 
 
@@ -236,18 +238,15 @@ def _description(source: Dataset, identity: Identity, provenance: Provenance) ->
     What fits and is clean keeps its bytes, as no reader knows better what they mean than its own site.
     """
     prefix, revised = identity.series_description_prefix, revision_text(provenance)
-    came = _bytes_of(source, "SeriesDescription").strip(b" \0")
+    came = _bytes_of(source, "SeriesDescription").strip(_BLANKS)[:_MOST_BYTES]
     encodings = convert_encodings(list(texts(source, "SpecificCharacterSet")) or None)
-    is_text = not isinstance(value_of(source, "SeriesDescription"), bytes)  # which a binary VR has
-    told = text(source, "SeriesDescription") if is_text else ""
-    words = character_sets.without_escapes_left(told, encodings)
+    words = character_sets.without_escapes_left(_told(source, came, encodings), encodings)
     described = f"{prefix}{words}"
     # Bytes above 7F stay, also where the source does not say which letters they are.
     clean = "".join(" " if one < " " or one in "\x7f\\\ufffd" else one for one in described)
     whole = prefix.encode() + came + revised.encode()
     open_ended = revised and not character_sets.ends_in_ascii(came)
-    is_clean = clean == described and not _CONTROLS & {*came}  # pydicom reads some without their controls
-    if came and words and is_clean and len(whole) <= LONG_STRING and not open_ended:
+    if came and words and clean == described and len(whole) <= LONG_STRING and not open_ended:
         return whole
     clean = clean[: LONG_STRING - len(revised)]
     if came and b"\x1b" not in came:
@@ -255,6 +254,14 @@ def _description(source: Dataset, identity: Identity, provenance: Provenance) ->
     while len(written := character_sets.encode(clean.rstrip(" |") + revised, encodings)) > LONG_STRING:
         clean = clean[:-1]
     return written
+
+
+def _told(source: Dataset, came: bytes, encodings: list[str]) -> str:
+    """The description in the sets that are named, whichever VR it came under; nothing from mere bytes."""
+    if came:
+        return decode_bytes(came, encodings, set())
+    is_text = not isinstance(value_of(source, "SeriesDescription"), bytes)
+    return text(source, "SeriesDescription") if is_text else ""
 
 
 def _bytes_of(source: Dataset, keyword: str) -> bytes:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.tag import BaseTag
@@ -88,11 +89,26 @@ DistanceSourceToDataCollectionCenter ReconstructionAlgorithm ConvolutionKernelGr
 ReconstructionFieldOfView ReconstructionAngle ReconstructionPixelSpacing ImageFilter TablePosition
 ContrastBolusAgentSequence ContrastBolusUsageSequence ImageType PresentationLUTShape
 PatientOrientationCodeSequence PatientGantryRelationshipCodeSequence
+ReferencedSeriesSequence StudiesContainingOtherReferencedInstancesSequence
 """
 
 ENHANCED_ONLY: Final = frozenset(_ENHANCED_ONLY.split())
-"""What a classic CT image has no place for. AcquisitionType stays: classic images of many scanners carry it,
-and it says how Exposure is meant."""
+"""What a classic CT image has no place for, and lists of what all frames together refer to. AcquisitionType
+stays: classic images of many scanners carry it, and it says how Exposure is meant."""
+
+CLASSIC_NAMES: Final = {
+    "FrameType": "ImageType",
+    "FrameAcquisitionNumber": "AcquisitionNumber",
+    "FrameAcquisitionDateTime": "AcquisitionDateTime",
+    "FrameLaterality": "Laterality",
+    "PatientOrientationCodeSequence": "PatientPosition",
+    "PatientGantryRelationshipCodeSequence": "PatientPosition",
+    "ContrastBolusAgentSequence": "ContrastBolusAgent",
+    "ExposureInmAs": "Exposure",
+    "ExposureTimeInms": "ExposureTime",
+    "XRayTubeCurrentInmA": "XRayTubeCurrent",
+}
+"""What a classic header has under another name."""
 
 
 LYING: Final = {"40199007": "S", "1240000": "P", "102535000": "DR", "102536004": "DL"}
@@ -324,6 +340,20 @@ def encode_classic(flat: Dataset) -> bytes:
             f"{label(flat)}: its header holds a value that cannot be written ({type(error).__name__})"
         ) from error
     return stream.getvalue()
+
+
+def count_elements(flat: Dataset) -> int:
+    """How many elements and items the classic header of one frame has, with its sequences."""
+    return sum(1 + _count_nested(flat, tag) for tag in tags_of(flat) if _is_classic(tag))
+
+
+def _count_nested(data: Dataset, tag: BaseTag) -> int:
+    element = data.get_item(tag)
+    if not isinstance(element, DataElement) or element.VR != "SQ":  # parsing has unpacked every sequence
+        return 0
+    return sum(
+        1 + len(item) + sum(_count_nested(item, one) for one in tags_of(item)) for item in element.value or ()
+    )
 
 
 def _is_classic(tag: BaseTag) -> bool:

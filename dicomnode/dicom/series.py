@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 
 from dicomnode.dicom.admission import admit, label
 from dicomnode.dicom.codestream import LOSSY
-from dicomnode.dicom.functional_groups import check_one_kind, encode_classic
+from dicomnode.dicom.functional_groups import check_one_kind, count_elements, encode_classic
 from dicomnode.dicom.multiframe import MultiFrame, check_concatenations, is_multi_frame, read_multi_frame
 from dicomnode.dicom.parsing import Pixels, parse
 from dicomnode.dicom.pixels import (
@@ -206,7 +206,15 @@ def _read_instances(path: Path) -> list[_Instance]:
     check_one_kind(headers, path.name)
     return [
         _Instance(
-            path, header, b"", source.digest, source.frame_bytes(frame), None, len(header), source, frame
+            path,
+            header,
+            b"",
+            source.digest,
+            source.frame_bytes(frame),
+            None,
+            count_elements(header),
+            source,
+            frame,
         )
         for frame, header in enumerate(headers, start=1)
     ]

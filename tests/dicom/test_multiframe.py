@@ -2,6 +2,7 @@
 
 import resource
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,43 @@ def test_headers_of_frames_share_no_element_that_can_change(tmp_path: Path, clas
         assert header.InstanceNumber == at
         assert header.SOPClassUID == EnhancedCTImageStorage
         assert header.AcquisitionTime == f"1015{at - 1:02d}.5"
+
+
+def with_items(keyword: str, count: int) -> Callable[[Dataset], None]:
+    """As many items of one element each, for the object as a whole."""
+
+    def change(data: Dataset) -> None:
+        found = [Dataset() for _ in range(count)]
+        for item in found:
+            item.StudyID = "1"
+        setattr(data, keyword, DicomSequence(found))
+
+    return change
+
+
+@pytest.mark.parametrize(("count", "refused"), [(1400, False), (1500, True)])
+def test_what_every_frame_repeats_is_counted_with_its_sequences(
+    tmp_path: Path, classic: list[Path], count: int, refused: bool
+) -> None:
+    """It would be written as often as there are frames."""
+    path = make_enhanced(tmp_path / "m.dcm", classic, change=with_items("RequestAttributesSequence", count))
+    if refused:
+        with pytest.raises(errors.BrokenInstance, match="more than 3000 elements"):
+            read_series([path])
+    else:
+        assert read_series([path]).slices == len(classic)
+
+
+@pytest.mark.parametrize(
+    "keyword", ["ReferencedSeriesSequence", "SourceImageEvidenceSequence", "DimensionIndexSequence"]
+)
+def test_long_lists_of_what_an_object_refers_to_are_not_for_its_frames(
+    tmp_path: Path, classic: list[Path], keyword: str
+) -> None:
+    path = make_enhanced(tmp_path / "m.dcm", classic, change=with_items(keyword, 4000))
+    series = read_series([path])
+    assert series.slices == len(classic)
+    assert all(keyword not in decode_header(encoded) for encoded in series.encoded_headers)
 
 
 def test_the_maker_makes_valid_objects(tmp_path: Path, classic: list[Path], object_errors: Errors) -> None:

@@ -1,6 +1,7 @@
 """A node that never answers, or something else that does: what the plugin makes of it."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -137,7 +138,14 @@ class Stacks:
         self.health()
         return self.told
 
+    def start_again(self, uid: str) -> tuple[str, int]:
+        return self.series(uid).state, 1
 
+    def fetch(self, source: str, study_uid: str, series_uid: str) -> NodeSeries:
+        return self.told
+
+
+UNKNOWN = NodeSeries("unknown", False, 0.0, "", 0, None, None, (), ())
 SILENCE = NodeTrouble("the node's HTTP does not answer")
 BUSY = NodeTrouble("the node is busy (HTTP 503)", 503)
 TOKEN = NodeTrouble("the node refuses the token (HTTP 401)", 401)
@@ -145,22 +153,31 @@ ELSEWHERE = NotTheNode("not the HTTP of a dicomnode", 404)
 TROUBLES = pytest.mark.parametrize("trouble", [SILENCE, BUSY, TOKEN, ELSEWHERE], ids=str)
 
 
-def at_work(node: Stacks) -> Site:
-    """It has the images; of two results, one has come."""
-    site = Site(lambda image: TAKEN, node)
-    site.clinic.series |= {"one": ["a", "b", "c"], "result": ["d"]}
+def hand_over(site: Site) -> Site:
+    """The node has the images; of two results, one has come."""
+    site.archive.study_uid = lambda series: "1.2"  # type: ignore[method-assign]
+    site.clinic.series |= {"one": ["a", "b", "c"], "result": ["d"], "second": ["e"], "third": ["f"]}
     site.desk.consider("one")
-    site.work(5)
-    assert not site.record("one").final
+    for _ in range(60):
+        if site.record("one").phase == "following":
+            break
+        site.work()
     site.desk._link("one", "result")
-    assert site.record("one").results == ("result",)
+    assert (site.record("one").phase, site.record("one").results) == ("following", ("result",))
+    return site
+
+
+def at_work(node: Stacks, **settings: Any) -> Site:
+    site = hand_over(Site(lambda image: TAKEN, node, **settings))
+    site.work(3)
     return site
 
 
 def silent_for(site: Site, seconds: float) -> Record:
-    """Or until the series is through."""
+    """Or until the series is through; looked at every ten seconds."""
     until = site.now + seconds
     while site.now < until and not site.record("one").final:
+        site.now += 9.0
         site.work()
     return site.record("one")
 
@@ -186,26 +203,70 @@ def test_a_node_that_has_told_of_a_series_is_asked_until_it_tells_the_end(
     assert site.record("one").results == ("result",)
 
 
-@TROUBLES
-def test_a_series_that_the_node_refused_before_is_not_through_by_a_second_result(
-    trouble: NodeTrouble,
-) -> None:
-    """Tried again by somebody, it told of the refusal; the third stack is still to come."""
-    node = Stacks()
+def refused_and_tried_again(node: Stacks) -> Site:
+    """Two results more have come, and a stack is still missing."""
     site = at_work(node)
     node.told = Stacks.end
     site.finish("one")
-    node.trouble = trouble
     for result in ("second", "third"):
-        site.clinic.series[result] = ["e"]
         site.desk._link("one", result)
-    assert not silent_for(site, 2 * HOUR_SECONDS).final
+    return site
+
+
+def asked_for_by_hand(node: Stacks) -> Site:
+    """It never told of the series before somebody asked; a result more has come since."""
+    node.trouble = SILENCE
+    site = at_work(node)
+    assert silent_for(site, DAY_SECONDS).final
+    node.trouble = None
+    site.desk.consider("one", by_hand=True)
+    assert site.desk.reach.silent_seconds == 0.0
+    site.desk._link("one", "second")
+    return site
+
+
+def fetched_from(node: Stacks) -> Site:
+    """It took the order to fetch, and has answered nothing since."""
+    node.trouble = SILENCE
+    return at_work(node, mode="pull", source="here", url="http://127.0.0.1:1")
+
+
+def with_late_images(node: Stacks) -> Site:
+    """Told of before they came, and handed over again with them."""
+    site = at_work(node)
+    node.trouble = SILENCE
+    site.clinic.series["one"].append("late")
+    site.desk.consider("one")
+    site.work(5)
+    site.desk._link("one", "second")
+    return site
 
 
 @TROUBLES
-def test_where_nobody_can_be_asked_a_result_says_enough_after_an_hour(trouble: NodeTrouble) -> None:
-    site = at_work(Stacks(trouble))
-    began = site.now
+@pytest.mark.parametrize(
+    "begun", [refused_and_tried_again, asked_for_by_hand, fetched_from, with_late_images]
+)
+def test_a_node_has_told_of_a_series_however_it_came_to_tell(
+    begun: Callable[[Stacks], Site], trouble: NodeTrouble
+) -> None:
+    node = Stacks()
+    site = begun(node)
+    assert site.record("one").phase == "following"
+    node.trouble = trouble
+    assert not silent_for(site, DAY_SECONDS).final
+
+
+@TROUBLES
+@pytest.mark.parametrize("before", [0.0, 2 * HOUR_SECONDS])
+def test_where_nobody_can_be_asked_a_result_says_enough_after_an_hour(
+    before: float, trouble: NodeTrouble
+) -> None:
+    """After the hand-over: silence of before does not count."""
+    site = Site(lambda image: TAKEN, Stacks(trouble))
+    quiet_until = site.now + before
+    while site.now < quiet_until:
+        site.work()
+    began = hand_over(site).now
     assert not silent_for(site, 0.75 * HOUR_SECONDS).final
     record = silent_for(site, DAY_SECONDS)
     assert site.now < began + 1.5 * HOUR_SECONDS
@@ -222,9 +283,127 @@ def test_where_nobody_can_be_asked_a_series_without_result_is_not_through(troubl
     assert site.record("one").words == str(trouble)
 
 
+def test_a_result_from_before_the_late_images_says_nothing_of_them() -> None:
+    site = at_work(Stacks(SILENCE))
+    assert silent_for(site, DAY_SECONDS).final
+    site.clinic.series["one"].append("late")
+    site.desk.consider("one")
+    assert not silent_for(site, DAY_SECONDS).final
+    site.desk._link("one", "second")
+    assert silent_for(site, DAY_SECONDS).state == "done"
+
+
+def test_silences_with_an_answer_between_are_two() -> None:
+    node = Stacks(SILENCE)
+    site = at_work(node)
+    silent_for(site, 0.75 * HOUR_SECONDS)
+    node.trouble, node.told = None, UNKNOWN
+    site.now += 60.0
+    site.desk.reach.check()
+    assert site.desk.reach.reachable
+    node.trouble = SILENCE
+    assert not silent_for(site, 0.75 * HOUR_SECONDS).final
+    assert silent_for(site, 0.5 * HOUR_SECONDS).final
+
+
+@pytest.mark.parametrize("step", [-5.0, 5 * DAY_SECONDS])
+def test_a_clock_that_is_set_hurries_no_end(step: float) -> None:
+    site = at_work(Stacks(SILENCE))
+    lasted = 0.0
+    while lasted < 0.75 * HOUR_SECONDS:
+        before, pause = site.now, max(1.0, site.desk.work())
+        lasted += pause
+        site.now = before + pause + (step if step < 0.0 or lasted < 20.0 else 0.0)
+    assert not site.record("one").final
+
+
+@TROUBLES
+@pytest.mark.parametrize("told", [True, False])
+def test_a_node_that_is_silent_for_good_is_given_up_and_can_be_asked_again(
+    trouble: NodeTrouble, told: bool
+) -> None:
+    node = Stacks(None if told else trouble)
+    site = Site(lambda image: TAKEN, node, give_up_days=0.5)
+    site.clinic.series["one"] = ["a", "b", "c"]
+    if told:
+        hand_over(site)
+    else:
+        site.desk.consider("one")
+    site.work(3)
+    node.trouble, began = trouble, site.now
+    assert not silent_for(site, 0.45 * DAY_SECONDS).final
+    record = silent_for(site, DAY_SECONDS)
+    assert site.now < began + 0.7 * DAY_SECONDS
+    assert record.state == "failed"
+    assert record.words.startswith("given up after 0.5 days (")
+    assert ("a result has arrived" in record.words) is told
+    node.trouble, node.told = None, Stacks.end
+    site.desk.consider("one", by_hand=True)
+    assert site.finish("one").words == "stack 2 was refused"
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_without_url_a_series_is_followed_no_longer(told: bool) -> None:
+    node = Stacks(None if told else SILENCE)
+    site = at_work(node)
+    site._node = None
+    site.start()
+    record = silent_for(site, 60.0)
+    assert (record.state, record.words) == (
+        "done",
+        "the enhanced series has arrived; no Url is given: whether it is all cannot be asked",
+    )
+
+
+def test_without_url_a_result_that_is_still_to_come_says_enough() -> None:
+    site = Site(lambda image: TAKEN, Stacks(SILENCE))
+    site.clinic.series |= {"one": ["a", "b", "c"], "result": ["d"]}
+    site.desk.consider("one")
+    site.work(5)
+    site._node = None
+    site.start()
+    assert (silent_for(site, 60.0).state, site.record("one").progress) == ("sent", 0.1)
+    site.desk._link("one", "result")
+    assert (site.record("one").state, site.record("one").progress) == ("done", 1.0)
+
+
+class OneFails(Stacks):
+    """It has an error of its own at one series."""
+
+    def series(self, uid: str) -> NodeSeries:
+        if uid == "bad":
+            raise NodeTrouble("the node could not answer (HTTP 500)", 500)
+        return super().series(uid)
+
+
+def test_trouble_with_the_node_is_told_of_all_and_trouble_with_a_series_of_that() -> None:
+    node = OneFails()
+    site = Site(lambda image: TAKEN, node)
+    names = ["bad", *(f"good{index}" for index in range(30))]
+    for name in names:
+        site.clinic.series[name] = [f"{name}{index}" for index in range(3)]
+        site.desk.consider(name)
+    site.work(200)
+    told = {name: site.record(name).words for name in names}
+    assert {name for name in names if told[name] != "stack 2"} == {"bad"}
+    assert "HTTP 500" in told["bad"]
+    node.trouble = SILENCE
+    site.work(60)
+    assert {site.record(name).words for name in names[1:]} == {str(SILENCE)}
+
+
 def test_a_node_that_was_busy_for_a_quarter_of_an_hour_is_heard_afterwards() -> None:
     node = Stacks(BUSY)
     site = at_work(node)
     silent_for(site, 0.25 * HOUR_SECONDS)
     node.trouble, node.told = None, replace(Stacks.end, reason="stack 1 was refused")
     assert site.finish("one").words == "stack 1 was refused"
+
+
+def test_a_node_that_has_lost_its_memory_cannot_say_whether_a_result_is_all() -> None:
+    node = Stacks()
+    site = at_work(node)
+    node.told = UNKNOWN
+    record = site.finish("one")
+    assert (record.state, len(site.clinic.sent)) == ("done", 1)
+    assert "nor whether that was all" in record.words

@@ -101,11 +101,12 @@ class Desk:
                 self.under_way.keep(series.orthanc_id, record.but(words=words))
                 return
         else:
+            self._sending.node_answers()
             if state == "unknown" or (self._settings.pulls and not started):
                 self._sending.queue(series, record)  # the node looks whether this Orthanc has more of it
                 return
         changes = {"phase": phases.FOLLOWING, "state": "asked", "words": "the node was asked to try again"}
-        record = record.but(**changes, again=True, since=self._clock(), lost=0)
+        record = record.but(**changes, again=True, told=True, since=self._clock(), lost=0)
         self.under_way.keep(series.orthanc_id, record.but(had=len(record.results)))
 
     def _recognise(self, result: Series, headers: Sequence[routing.Header], record: Record) -> None:

@@ -21,7 +21,7 @@ ARRIVAL_SECONDS = 60.0
 
 _MOST_A_TURN = 20
 _SILENCE_SECONDS = 3600.0
-"""So long the node's HTTP has not answered when a result ends what it never told of."""
+"""So long the node has not answered when a result ends a series of which it never told anything."""
 
 
 class Following:
@@ -47,7 +47,10 @@ class Following:
     def work(self) -> None:
         """Ask the node of those that were not asked for longest. Raises ArchiveTrouble."""
         now = self._clock()
-        if self._node is None or now < self._reach.due:
+        if self._node is None:
+            self._let_go()
+            return
+        if now < self._reach.due:
             return
         followed = self._under_way.within(phases.FOLLOWING)
         self._asked = {one: self._asked.get(one, 0.0) for one in followed}
@@ -63,10 +66,21 @@ class Following:
                 told = self._node.series(series.uid)
             except NodeTrouble as trouble:
                 self._reach.fails(trouble)
-                self._unseen(series_id, self._under_way[series_id], trouble)
+                followed = self._under_way.within(phases.FOLLOWING)
+                for one in (series_id,) if trouble.of_one_series else followed:
+                    self._unseen(one, followed[one], trouble)
                 return
             self._sending.node_answers()
             self._follow(series, self._under_way[series_id], told)
+
+    def _let_go(self) -> None:
+        """Url was taken out of the settings: there is nobody to ask."""
+        for series_id, record in self._under_way.within(phases.FOLLOWING).items():
+            sent = record.but(phase=phases.REST, state="sent", again=False)
+            ended = sent.but(words="no Url is given: progress cannot be seen")
+            if record.has_more:
+                ended = record.arrived("; no Url is given: whether it is all cannot be asked")
+            self._under_way.keep(series_id, ended)
 
     def _unseen(self, series_id: str, record: Record, trouble: NodeTrouble) -> None:
         """The node does not say how far it is.
@@ -74,12 +88,17 @@ class Following:
         Another stack may still be refused: one that has told of the series will tell. A result says enough
         only where the node's HTTP cannot be reached from here.
         """
-        here = len(record.results) > record.had
-        if here and not record.told and self._reach.silent_seconds > _SILENCE_SECONDS:
-            self._under_way.keep(series_id, record.arrived(f"; its progress was not seen: {trouble}"))
+        words = str(trouble)
+        if record.has_more:
+            words = f"a result has arrived; whether it is all, the node cannot be asked: {trouble}"
+        silent_seconds = min(self._reach.silent_seconds, self._clock() - record.since)
+        if self._sending.gives_up(series_id, record, words, silent_seconds):
             return
-        words = f"a result has arrived; whether it is all, the node cannot be asked: {trouble}"
-        self._under_way.keep(series_id, record.but(words=words if here else str(trouble)))
+        if record.has_more and not record.told and silent_seconds > _SILENCE_SECONDS:
+            record = record.arrived(f"; its progress was not seen: {trouble}")
+        else:
+            record = record.but(words=words)
+        self._under_way.keep(series_id, record)
 
     def _follow(self, series: Series, record: Record, told: NodeSeries) -> None:
         fresh = self._clock() - record.since < GRACE_SECONDS
@@ -130,8 +149,9 @@ class Following:
     def _lost(self, series: Series, record: Record) -> None:
         """It was handed over, and the node knows nothing of it: once more, unless its result has come."""
         self._under_way.note(f"series {series.orthanc_id}: the node does not know it any more")
-        if len(record.results) > record.had:
-            self._under_way.keep(series.orthanc_id, record.arrived("; the node does not know it any more"))
+        if record.has_more:
+            more = "; the node does not know the series any more, nor whether that was all"
+            self._under_way.keep(series.orthanc_id, record.arrived(more))
         elif record.lost:
             words = f"the node does not know it, though it was sent twice; {BY_HAND}"
             self._under_way.end_without(series.orthanc_id, record, words)

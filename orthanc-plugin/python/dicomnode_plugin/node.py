@@ -44,6 +44,11 @@ class NodeTrouble(Exception):
         """Is it the node's own word?"""
         return self.status != 0
 
+    @property
+    def of_one_series(self) -> bool:
+        """May it answer otherwise for another series?"""
+        return self.of_the_node and self.status not in (401, 403, 503)
+
 
 class NotTheNode(NodeTrouble):
     """Something else answers at Url: its `status` says nothing of a series or a job."""

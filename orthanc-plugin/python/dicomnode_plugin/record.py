@@ -108,6 +108,11 @@ class Record:
         return self.but(in_stretches=False, past=0, left_out=0)
 
     @property
+    def has_more(self) -> bool:
+        """Has a result come since it was handed over?"""
+        return len(self.results) > self.had
+
+    @property
     def final(self) -> bool:
         """Whether nothing more will happen to it by itself."""
         return self.phase == REST

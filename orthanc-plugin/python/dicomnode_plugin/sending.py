@@ -66,6 +66,14 @@ class Sending:
             if record.attempts and (record.untouched or self._settings.pulls):
                 self._under_way.keep(series_id, record.hurried(self._clock()))
 
+    def gives_up(self, series_id: str, record: Record, trouble: str, seconds: float) -> bool:
+        """End it where it has been in trouble for too long; whether it is ended."""
+        if not self._settings.is_over(seconds):
+            return False
+        words = f"given up after {self._settings.give_up_days:g} days ({trouble}); {BY_HAND}"
+        self._under_way.end_without(series_id, record.but(attempts=0, paused_seconds=0.0), words)
+        return True
+
     def _hand_over_due(self) -> None:
         now = self._clock()
         waiting = self._under_way.within(phases.WAITING).items()
@@ -119,7 +127,8 @@ class Sending:
                 self._failed(series.orthanc_id, record, words, trouble.retry_after_seconds)
             return trouble.of_the_node
         self.node_answers()
-        self._handed_over(series.orthanc_id, record, "asked", "the node was asked to fetch the images")
+        words = "the node was asked to fetch the images"
+        self._handed_over(series.orthanc_id, record.but(told=True), "asked", words)
         return True
 
     def _look(self, series_id: str, record: Record) -> None:
@@ -184,9 +193,7 @@ class Sending:
         asked = min(at_least_seconds, self._settings.longest_retry_seconds)
         pause = max(self._settings.pause_seconds(record.attempts + 1), asked)
         failed = record.failed(trouble, self._clock(), pause)
-        if self._settings.is_over(failed.paused_seconds):
-            words = f"given up after {self._settings.give_up_days:g} days ({trouble}); {BY_HAND}"
-            self._under_way.end_without(series_id, record.but(attempts=0, paused_seconds=0.0), words)
+        if self.gives_up(series_id, record, trouble, failed.paused_seconds):
             return
         self._under_way.note(f"series {series_id}: {failed.words}")
         self._under_way.keep(series_id, failed)
