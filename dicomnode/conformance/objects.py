@@ -13,7 +13,7 @@ from dicomnode.conformance.document import Items, Part, Section, Table, code, ta
 from dicomnode.conformance.facts import KINDS, codes, kinds, uid_name
 from dicomnode.conformance.specimen import Specimen
 from dicomnode.dicom import marks
-from dicomnode.dicom.functional_groups import CARRIED, CLASSIC_NAMES, ENHANCED_ONLY, MERGED
+from dicomnode.dicom.functional_groups import CARRIED, CLASSIC_NAMES, ENHANCED_ONLY, MERGED, PER_PATH
 from dicomnode.dicom.policy import MUST_STAND, SAID_FOR_THE_SOURCE, TABLE, Row
 from dicomnode.dicom.values import items, text
 from dicomnode.settings import Settings
@@ -98,9 +98,10 @@ def _image(specimen: Specimen) -> Section:
             "dropped otherwise; overlays and curves are dropped.",
             "Each frame of a multi-frame source gives an image of this class; Source Image Sequence names "
             "the class of that and the frame. What is called the source here is otherwise the frame as a "
-            f"classic image: with the values in its functional groups {_names(MERGED | CARRIED)}, not in "
-            "others; without what several items of one group, X-ray paths, do not agree in; under their "
-            f"classic names {_renamed()}; and without "
+            "classic image: with the values in its functional groups "
+            f"{_names((MERGED | CARRIED) - ENHANCED_ONLY)}, not in others; without what several items of one "
+            "group, X-ray paths, do not agree in, nor the dose and exposure that each has its share of "
+            f"({_names(PER_PATH)}); under their classic names {_renamed()}; and without "
             f"{_names(ENHANCED_ONLY - CLASSIC_NAMES.keys() - {'ImageType'})}.",
             table(
                 "Attributes",
@@ -116,7 +117,9 @@ def _names(keywords: Iterable[str]) -> str:
 
 
 def _renamed() -> str:
-    return ", ".join(f"{code(one)} (as {code(name)})" for one, name in sorted(CLASSIC_NAMES.items()))
+    return "; ".join(
+        f"{code(one)} as {_names(names.split())}" for one, names in sorted(CLASSIC_NAMES.items())
+    )
 
 
 def _tag(row: Row) -> BaseTag:

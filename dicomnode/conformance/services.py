@@ -171,9 +171,9 @@ def _rules(settings: Settings) -> Section:
                 "Rule | What it refuses",
                 [(code(rule.rule), sentence(rule)) for rule in refusals()],
             ),
-            f"By rule {code(BrokenInstance.rule)}: an image of more than "
+            f"By rule {code(BrokenInstance.rule)}, among others: an image of more than "
             f"{series.LARGEST_FILE_BYTES >> 20} MiB, {pixels.LARGEST_SIDE} pixels a side or "
-            f"{pixels.MOST_PIXELS} pixels; an image or frame of more than {series.MOST_ELEMENTS} elements, "
+            f"{pixels.MOST_PIXELS} pixels; an image or frame of more than {parsing.MOST_ELEMENTS} elements, "
             f"with those of its sequences; sequences nested deeper than {parsing.DEEPEST_SEQUENCE}; a "
             f"multi-frame object of more than {multiframe.LARGEST_FILE_BYTES >> 20} MiB, "
             f"{multiframe.LARGEST_DECODED_BYTES >> 20} MiB decoded or {functional_groups.MOST_FRAMES} "

@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.valuerep import TEXT_VR_DELIMS
 
 from dicomnode.dicom import character_sets, marks
 from dicomnode.dicom.codestream import JPEGLS_NEAR_LOSSLESS
@@ -31,7 +32,7 @@ from dicomnode.dicom.provenance import (
     pipeline_digest,
 )
 from dicomnode.dicom.series import CtSeries
-from dicomnode.dicom.values import items, number, text, texts, value_of
+from dicomnode.dicom.values import is_too_long, items, number, text, texts, value_of
 from dicomnode.dicom.verbatim import TEXT_VRS, copy_elements, decode_header, is_kept_in_items
 
 __all__ = [
@@ -63,8 +64,6 @@ EQUIPMENT: Final = frozenset(
 )
 """What the item of the scanner in ContributingEquipmentSequence takes over."""
 _BLANKS: Final = bytes({*range(0x21), 0x7F} - {0x1B})
-_MOST_BYTES: Final = 16 * LONG_STRING
-"""More than the longest description that fits, with an escape sequence before and behind every letter."""
 """Bytes that no character set has letters with; ESC begins the sequences of ISO 2022."""
 
 
@@ -238,7 +237,7 @@ def _description(source: Dataset, identity: Identity, provenance: Provenance) ->
     What fits and is clean keeps its bytes, as no reader knows better what they mean than its own site.
     """
     prefix, revised = identity.series_description_prefix, revision_text(provenance)
-    came = _bytes_of(source, "SeriesDescription").strip(_BLANKS)[:_MOST_BYTES]
+    came = _bytes_of(source, "SeriesDescription").strip(_BLANKS)
     encodings = convert_encodings(list(texts(source, "SpecificCharacterSet")) or None)
     words = character_sets.without_escapes_left(_told(source, came, encodings), encodings)
     described = f"{prefix}{words}"
@@ -259,7 +258,7 @@ def _description(source: Dataset, identity: Identity, provenance: Provenance) ->
 def _told(source: Dataset, came: bytes, encodings: list[str]) -> str:
     """The description in the sets that are named, whichever VR it came under; nothing from mere bytes."""
     if came:
-        return decode_bytes(came, encodings, set())
+        return decode_bytes(came, encodings, TEXT_VR_DELIMS)
     is_text = not isinstance(value_of(source, "SeriesDescription"), bytes)
     return text(source, "SeriesDescription") if is_text else ""
 
@@ -267,7 +266,8 @@ def _told(source: Dataset, came: bytes, encodings: list[str]) -> str:
 def _bytes_of(source: Dataset, keyword: str) -> bytes:
     """The text as it came, before anything has read it; empty where there is none."""
     element = source.get_item(keyword)
-    if not isinstance(element, RawDataElement) or element.VR not in (*TEXT_VRS, "UN", None):
+    known = isinstance(element, RawDataElement) and element.VR in (*TEXT_VRS, "UN", None)
+    if not known or is_too_long(element):
         return b""
     return element.value or b""
 

@@ -18,6 +18,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 from dicomnode.dicom.admission import label
+from dicomnode.dicom.parsing import MOST_ELEMENTS
 from dicomnode.dicom.values import UNREADABLE, code_of, items, number, tags_of, text, texts
 from dicomnode.dicom.verbatim import copy_elements
 from dicomnode.errors import BrokenInstance, MixedSeries
@@ -89,17 +90,17 @@ DistanceSourceToDataCollectionCenter ReconstructionAlgorithm ConvolutionKernelGr
 ReconstructionFieldOfView ReconstructionAngle ReconstructionPixelSpacing ImageFilter TablePosition
 ContrastBolusAgentSequence ContrastBolusUsageSequence ImageType PresentationLUTShape
 PatientOrientationCodeSequence PatientGantryRelationshipCodeSequence
-ReferencedSeriesSequence StudiesContainingOtherReferencedInstancesSequence
+StudiesContainingOtherReferencedInstancesSequence SourceImageSequence
 """
 
 ENHANCED_ONLY: Final = frozenset(_ENHANCED_ONLY.split())
-"""What a classic CT image has no place for, and lists of what all frames together refer to. AcquisitionType
-stays: classic images of many scanners carry it, and it says how Exposure is meant."""
+"""What a classic CT image has no place for, and long lists that nothing here reads. AcquisitionType stays:
+classic images of many scanners carry it, and it says how Exposure is meant."""
 
 CLASSIC_NAMES: Final = {
     "FrameType": "ImageType",
     "FrameAcquisitionNumber": "AcquisitionNumber",
-    "FrameAcquisitionDateTime": "AcquisitionDateTime",
+    "FrameAcquisitionDateTime": "AcquisitionDateTime AcquisitionDate AcquisitionTime",
     "FrameLaterality": "Laterality",
     "PatientOrientationCodeSequence": "PatientPosition",
     "PatientGantryRelationshipCodeSequence": "PatientPosition",
@@ -108,7 +109,7 @@ CLASSIC_NAMES: Final = {
     "ExposureTimeInms": "ExposureTime",
     "XRayTubeCurrentInmA": "XRayTubeCurrent",
 }
-"""What a classic header has under another name."""
+"""What a classic header has under another name, or several."""
 
 
 LYING: Final = {"40199007": "S", "1240000": "P", "102535000": "DR", "102536004": "DL"}
@@ -122,7 +123,7 @@ def flat_headers(header: Dataset, name: str) -> tuple[Dataset, ...]:
     SOP Class and Instance UID stay those of the object; InstanceNumber is the number of the frame, counted
     through a concatenation.
 
-    :raises BrokenInstance: NumberOfFrames and the functional groups do not fit each other.
+    :raises BrokenInstance: NumberOfFrames and the functional groups do not fit each other; too many elements.
     """
     frames, groups = frame_count(header, name), items(header, PER_FRAME)
     if not groups:
@@ -136,14 +137,44 @@ def flat_headers(header: Dataset, name: str) -> tuple[Dataset, ...]:
     one_beam = _is_one_beam(header, groups[0])
     for shared in items(header, SHARED)[:1]:
         _merge_groups(common, shared, one_beam)
+    if count_elements([common])[0] > MOST_ELEMENTS:
+        raise BrokenInstance(f"{name}: what its frames share has more than {MOST_ELEMENTS} elements")
     first = int(number(header, "ConcatenationFrameOffsetNumber") or 0) + 1
-    return tuple(
+    flats = [
         _flat(header, common, group, number_of, one_beam)
         for number_of, group in enumerate(groups, start=first)
-    )
+    ]
+    known = _references(header)
+    for flat in flats:
+        _name_series(flat, known)
+    return tuple(flats)
 
 
-_LEFT_BEHIND: Final = frozenset({SHARED, PER_FRAME, "NumberOfFrames", "DimensionIndexSequence"})
+_LEFT_BEHIND: Final = frozenset(
+    {SHARED, PER_FRAME, "NumberOfFrames", "DimensionIndexSequence", "ReferencedSeriesSequence"}
+)
+
+
+def _references(header: Dataset) -> dict[str, tuple[str, Dataset]]:
+    """By SOP Instance UID the series of every image that the object refers to, and the reference."""
+    return {
+        text(image, "ReferencedSOPInstanceUID"): (text(series, "SeriesInstanceUID"), image)
+        for series in items(header, "ReferencedSeriesSequence")
+        for image in items(series, "ReferencedInstanceSequence")
+    }
+
+
+def _name_series(flat: Dataset, known: dict[str, tuple[str, Dataset]]) -> None:
+    """Of the series that all frames refer to (PS3.3 C.12.2), those of this frame's own references."""
+    found: dict[str, Dataset] = {}
+    for image in items(flat, "ReferencedImageSequence"):
+        series_uid, reference = known.get(text(image, "ReferencedSOPInstanceUID"), ("", image))
+        if series_uid:
+            series = found.setdefault(series_uid, Dataset())
+            series.SeriesInstanceUID = series_uid
+            series.ReferencedInstanceSequence = [*items(series, "ReferencedInstanceSequence"), reference]
+    if found:
+        _put(flat, "ReferencedSeriesSequence", list(found.values()))
 
 
 def frame_count(header: Dataset, name: str) -> int:
@@ -342,18 +373,25 @@ def encode_classic(flat: Dataset) -> bytes:
     return stream.getvalue()
 
 
-def count_elements(flat: Dataset) -> int:
-    """How many elements and items the classic header of one frame has, with its sequences."""
-    return sum(1 + _count_nested(flat, tag) for tag in tags_of(flat) if _is_classic(tag))
+def count_elements(flats: Sequence[Dataset]) -> list[int]:
+    """How many elements and items the classic header of each frame has, with its sequences."""
+    nested: dict[int, int] = {}  # what frames share is counted once
+    return [
+        sum(1 + _count_nested(flat, tag, nested) for tag in tags_of(flat) if _is_classic(tag))
+        for flat in flats
+    ]
 
 
-def _count_nested(data: Dataset, tag: BaseTag) -> int:
+def _count_nested(data: Dataset, tag: BaseTag, known: dict[int, int]) -> int:
     element = data.get_item(tag)
     if not isinstance(element, DataElement) or element.VR != "SQ":  # parsing has unpacked every sequence
         return 0
-    return sum(
-        1 + len(item) + sum(_count_nested(item, one) for one in tags_of(item)) for item in element.value or ()
-    )
+    if id(element) not in known:
+        known[id(element)] = sum(
+            1 + len(item) + sum(_count_nested(item, one, known) for one in tags_of(item))
+            for item in element.value or ()
+        )
+    return known[id(element)]
 
 
 def _is_classic(tag: BaseTag) -> bool:

@@ -30,6 +30,8 @@ PREFIX_AT: Final = 128
 LONGEST_META_BYTES: Final = 1 << 16
 """Of the file meta information: all its standard values together take less than one kilobyte."""
 DEEPEST_SEQUENCE: Final = 32
+MOST_ELEMENTS: Final = 3000
+"""Of an image or frame, with its sequences. Scanners write fewer than a thousand; each is copied often."""
 MOST_READS: Final = 60_000
 """Of one header: two or three an element, one an item. A CT image takes up to 2000, a dose report 1200 for
 each irradiation event; an empty item costs 16 microseconds, so that the worst header costs 1 s."""
@@ -219,7 +221,7 @@ def _open(data: Dataset, stream: _Metered, left: int) -> int:
     Private ones stay as they are and are never looked into.
     """
     elements = len(data)
-    if left == 0:
+    if left < 0:
         raise RecursionError(f"sequences are nested deeper than {DEEPEST_SEQUENCE}")
     _check_character_set(data)
     for tag in tags_of(data):

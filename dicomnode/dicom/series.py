@@ -17,7 +17,7 @@ from dicomnode.dicom.admission import admit, label
 from dicomnode.dicom.codestream import LOSSY
 from dicomnode.dicom.functional_groups import check_one_kind, count_elements, encode_classic
 from dicomnode.dicom.multiframe import MultiFrame, check_concatenations, is_multi_frame, read_multi_frame
-from dicomnode.dicom.parsing import Pixels, parse
+from dicomnode.dicom.parsing import MOST_ELEMENTS, Pixels, parse
 from dicomnode.dicom.pixels import (
     AIR_HU,
     StoredPixels,
@@ -32,8 +32,6 @@ from dicomnode.dicom.values import number, numbers, text
 from dicomnode.errors import BrokenInstance, DuplicatePosition, MixedSeries, UnsupportedGeometry
 
 LARGEST_FILE_BYTES: Final = 256 * 2**20
-MOST_ELEMENTS: Final = 3000
-"""Of one image, with its sequences. Scanners write fewer than a thousand; each is copied several times."""
 UID_CHARACTERS: Final = re.compile(r"[0-9.]{1,64}")
 """Leading zeros in a component are wrong, but in archives since before anybody checked."""
 
@@ -212,11 +210,13 @@ def _read_instances(path: Path) -> list[_Instance]:
             source.digest,
             source.frame_bytes(frame),
             None,
-            count_elements(header),
+            elements,
             source,
             frame,
         )
-        for frame, header in enumerate(headers, start=1)
+        for frame, (header, elements) in enumerate(
+            zip(headers, count_elements(headers), strict=True), start=1
+        )
     ]
 
 

@@ -187,7 +187,9 @@ def test_a_revision_is_told_in_ascii_also_behind_kanji_that_nothing_ends(
         ("ISO_IR 192", "AE", "Übersicht".encode(), "AI-DN | Übersicht".encode()),
         ("ISO_IR 192", "CS", "Übersicht".encode(), "AI-DN | Übersicht".encode()),
         ("ISO_IR 100", "OB", b"ab", b"AI-DN"),
-        ("ISO_IR 192", "LO", " é".encode() * 20_000, ("AI-DN |" + " é" * 19).encode()),
+        ("ISO_IR 100", "FD", bytes.fromhex("000000000000f83f"), b"AI-DN | 1.5"),
+        ("ISO_IR 192", "LO", " é".encode() * 1000, ("AI-DN |" + " é" * 19).encode()),
+        ("GB18030", "LO", ("1" + "胸" * 900).encode("gb18030"), ("AI-DN | 1" + "胸" * 27).encode("gb18030")),
     ],
 )
 def test_what_is_no_clean_text_is_not_kept_as_it_came(

@@ -150,12 +150,13 @@ def test_headers_of_frames_share_no_element_that_can_change(tmp_path: Path, clas
 
 
 def with_items(keyword: str, count: int) -> Callable[[Dataset], None]:
-    """As many items of one element each, for the object as a whole."""
+    """As many items of one element each, half of them within the others, for the object as a whole."""
 
     def change(data: Dataset) -> None:
-        found = [Dataset() for _ in range(count)]
+        found = [Dataset() for _ in range(count // 2)]
         for item in found:
-            item.StudyID = "1"
+            item.ScheduledProtocolCodeSequence = DicomSequence([Dataset()])
+            item.ScheduledProtocolCodeSequence[0].CodeValue = "1"
         setattr(data, keyword, DicomSequence(found))
 
     return change
@@ -175,7 +176,14 @@ def test_what_every_frame_repeats_is_counted_with_its_sequences(
 
 
 @pytest.mark.parametrize(
-    "keyword", ["ReferencedSeriesSequence", "SourceImageEvidenceSequence", "DimensionIndexSequence"]
+    "keyword",
+    [
+        "ReferencedSeriesSequence",
+        "StudiesContainingOtherReferencedInstancesSequence",
+        "SourceImageEvidenceSequence",
+        "SourceImageSequence",
+        "DimensionIndexSequence",
+    ],
 )
 def test_long_lists_of_what_an_object_refers_to_are_not_for_its_frames(
     tmp_path: Path, classic: list[Path], keyword: str

@@ -10,6 +10,7 @@ import highdicom
 import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage
 
 from dicomnode import errors
@@ -19,7 +20,8 @@ from dicomnode.dicom.report import write_report
 from dicomnode.dicom.series import read_series
 from dicomnode.dicom.verbatim import decode_header
 from tests.dicom.frames import CTDIVOL_MGY, MAS, same_images
-from tests.dicom.rewritten import Errors
+from tests.dicom.rewritten import Errors, write
+from tests.makers import make_uid
 from tests.multiframe_makers import make_enhanced, make_legacy
 
 
@@ -120,3 +122,35 @@ def test_real_series_converted_by_highdicom_are_read_alike(
     derived = write_derived(series, series.hounsfield, identity, provenance, tmp_path / "frames")
     classic = write_derived(plain, plain.hounsfield, identity, provenance, tmp_path / "classic")
     assert object_errors(derived[0]) <= object_errors(classic[0])
+
+
+def reference(uid: str) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = CTImageStorage, uid
+    return item
+
+
+def test_a_frame_names_the_series_of_what_it_refers_to_and_no_others(
+    tmp_path: Path, classic: list[Path], identity: Identity, provenance: Provenance
+) -> None:
+    """Its localizer; the object's list is of all frames, and may be as long as there are images."""
+    localizer, others = make_uid("localizer"), [make_uid("other", index) for index in range(4000)]
+
+    def change(data: Dataset) -> None:
+        lists = {make_uid("localizers"): [localizer], make_uid("others"): others}
+        data.ReferencedSeriesSequence = []
+        for uid, images in lists.items():
+            series = Dataset()
+            series.SeriesInstanceUID = uid
+            series.ReferencedInstanceSequence = [reference(image) for image in images]
+            data.ReferencedSeriesSequence.append(series)
+        data.SharedFunctionalGroupsSequence[0].ReferencedImageSequence = [reference(localizer)]
+
+    path = make_enhanced(tmp_path / "m.dcm", classic, change=change)
+    source, derived = write([path], identity, provenance, tmp_path / "d")
+    for image in derived:
+        assert [one.ReferencedSOPInstanceUID for one in image.ReferencedImageSequence] == [localizer]
+        own, other = image.ReferencedSeriesSequence
+        assert own.SeriesInstanceUID == source.headers[0].SeriesInstanceUID
+        assert other.SeriesInstanceUID == make_uid("localizers")
+        assert [one.ReferencedSOPInstanceUID for one in other.ReferencedInstanceSequence] == [localizer]

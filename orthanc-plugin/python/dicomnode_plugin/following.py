@@ -66,18 +66,24 @@ class Following:
                 told = self._node.series(series.uid)
             except NodeTrouble as trouble:
                 self._reach.fails(trouble)
-                followed = self._under_way.within(phases.FOLLOWING)
-                for one in (series_id,) if trouble.of_one_series else followed:
-                    self._unseen(one, followed[one], trouble)
+                self._troubled(series_id, trouble)
                 return
             self._sending.node_answers()
             self._follow(series, self._under_way[series_id], told)
+
+    def _troubled(self, series_id: str, trouble: NodeTrouble) -> None:
+        """Tell it of the series that was asked for; what comes twice in a row, of all that are followed."""
+        followed = self._under_way.within(phases.FOLLOWING)
+        self._unseen(series_id, followed.pop(series_id), trouble)
+        if not trouble.of_one_series and self._reach.failures > 1:
+            for other, record in followed.items():
+                self._unseen(other, record, trouble)
 
     def _let_go(self) -> None:
         """Url was taken out of the settings: there is nobody to ask."""
         for series_id, record in self._under_way.within(phases.FOLLOWING).items():
             sent = record.but(phase=phases.REST, state="sent", again=False)
-            ended = sent.but(words="no Url is given: progress cannot be seen")
+            ended = sent.but(words="; ".join(("no Url is given: progress cannot be seen", *record.remarks)))
             if record.has_more:
                 ended = record.arrived("; no Url is given: whether it is all cannot be asked")
             self._under_way.keep(series_id, ended)

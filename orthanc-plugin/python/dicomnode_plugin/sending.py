@@ -70,7 +70,8 @@ class Sending:
         """End it where it has been in trouble for too long; whether it is ended."""
         if not self._settings.is_over(seconds):
             return False
-        words = f"given up after {self._settings.give_up_days:g} days ({trouble}); {BY_HAND}"
+        given_up = f"given up after {self._settings.give_up_days:g} days ({trouble})"
+        words = "; ".join((given_up, *record.remarks, BY_HAND))
         self._under_way.end_without(series_id, record.but(attempts=0, paused_seconds=0.0), words)
         return True
 
