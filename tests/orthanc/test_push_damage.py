@@ -60,26 +60,6 @@ def test_an_orthanc_that_keeps_no_history_of_jobs_sends_a_series_once(
 
 
 @pytest.mark.slow
-def test_a_result_ends_what_is_followed_though_the_nodes_http_never_answers(
-    orthanc_program: str, tmp_path: Path, running_node: Callable[[Settings], Node]
-) -> None:
-    port, nobody = free_port(), free_port()
-    orthanc = Orthanc(
-        orthanc_program,
-        tmp_path / "orthanc",
-        plugin={**PLUGIN, "Url": f"http://127.0.0.1:{nobody}"},
-        node_port=port,
-    )
-    running_node(node_settings(tmp_path, port, orthanc))
-    with running_plugin(orthanc):
-        source = orthanc.upload(low_dose_series(tmp_path / "in"))
-        told = orthanc.wait_for(source, "done")
-        assert told["final"]
-        assert [one["id"] for one in told["results"]] == [orthanc.enhanced()[0]["ID"]]
-        assert "HTTP does not answer" in told["words"]
-
-
-@pytest.mark.slow
 def test_an_image_that_the_node_refuses_keeps_back_no_other_and_is_told(
     orthanc_program: str, tmp_path: Path, running_node: Callable[[Settings], Node]
 ) -> None:
