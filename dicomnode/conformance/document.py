@@ -18,7 +18,7 @@ _STYLE: Final = (
     "th,td{border:1px solid #999;padding:.25em .6em;text-align:left;vertical-align:top}"
     "th{background:#eee}h4,h5,h6{font-size:1em}"
     "code{overflow-wrap:anywhere}td:nth-child(-n+2) code{overflow-wrap:normal}"
-    "td:nth-child(4){overflow-wrap:anywhere}td:nth-child(6){min-width:9em}"
+    "td:nth-child(4){overflow-wrap:anywhere;min-width:9em}td:nth-child(6){min-width:9em}"
 )
 
 
@@ -174,7 +174,7 @@ def _html_part(part: Part) -> str:
         return f"<p>{_inline(part.caption)}: none.</p>"
     header = "".join(f"<th>{_inline(cell)}</th>" for cell in part.header)
     rows = "".join(
-        "<tr>" + "".join(f"<td>{_inline(cell)}</td>" for cell in row) + "</tr>\n" for row in part.rows
+        "<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>\n" for row in part.rows
     )
     body = f"<thead><tr>{header}</tr></thead>\n<tbody>{rows}</tbody>"
     return f"<p>{_inline(part.caption)}:</p>\n<table>{body}</table>"
@@ -184,6 +184,11 @@ def _html_item(entry: str) -> str:
     depth = (len(entry) - len(entry.lstrip(" "))) // 2
     indent = f' style="margin-left:{1.5 * depth:g}em"' if depth else ""
     return f"<li{indent}>{_inline(entry.strip())}</li>"
+
+
+def _cell(text: str) -> str:
+    """A keyword of DICOM may be broken before a capital letter: columns are narrow, keywords long."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "<wbr/>", _inline(text))
 
 
 def _inline(text: str) -> str:

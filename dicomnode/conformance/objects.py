@@ -41,7 +41,13 @@ def annexes(settings: Settings, specimen: Specimen) -> tuple[Section, ...]:
                 f"Number {code(specimen.source.SeriesNumber)} and Series Description "
                 f"{code(specimen.source.SeriesDescription)}.",
             ),
-            (_shared(settings, specimen), _image(specimen), _report_header(specimen), *_others()),
+            (
+                _shared(settings, specimen),
+                _image(specimen),
+                _of_frames(),
+                _report_header(specimen),
+                *_others(),
+            ),
             mark="A.A",
         ),
         Section("Structured Report content encoding", _tree(specimen), mark="A.B"),
@@ -96,13 +102,6 @@ def _image(specimen: Specimen) -> Section:
             f"{uid_name(specimen.image.SOPClassUID)} {code(str(specimen.image.SOPClassUID))}. Attributes "
             "without a line here are copied where the standard knows them and has not retired them, and "
             "dropped otherwise; overlays and curves are dropped.",
-            "Each frame of a multi-frame source gives an image of this class; Source Image Sequence names "
-            "the class of that and the frame. What is called the source here is otherwise the frame as a "
-            "classic image: with the values in its functional groups "
-            f"{_names((MERGED | CARRIED) - ENHANCED_ONLY)}, not in others; without what several items of one "
-            "group, X-ray paths, do not agree in, nor the dose and exposure that each has its share of "
-            f"({_names(PER_PATH)}); under their classic names {_renamed()}; and without "
-            f"{_names(ENHANCED_ONLY - CLASSIC_NAMES.keys() - {'ImageType'})}.",
             table(
                 "Attributes",
                 "Tag | Attribute | What becomes of it | Value | Presence | Why",
@@ -112,14 +111,35 @@ def _image(specimen: Specimen) -> Section:
     )
 
 
+def _of_frames() -> Section:
+    left_out = ENHANCED_ONLY - CLASSIC_NAMES.keys() - {"ImageType"}
+    return Section(
+        "Images of a multi-frame source",
+        (
+            "Each frame gives a derived CT image; its Source Image Sequence names the class that was "
+            "received, and the frame. What A.A.2 calls the source is then the frame as a classic image, "
+            "and that is:",
+            Items(
+                (
+                    "with what stands beside the functional groups, and with the values in these of them: "
+                    f"{_names((MERGED | CARRIED) - ENHANCED_ONLY)}; other groups are left out;",
+                    "without values in which several items of one group, X-ray paths, do not agree, and, "
+                    "where the paths are not one beam, without the dose and exposure of which each has its "
+                    f"share: {_names(PER_PATH)};",
+                    f"without what belongs to the object of many frames alone: {_names(left_out)}.",
+                )
+            ),
+            table(
+                "Under another name",
+                "In the frame | In its image",
+                [(code(one), _names(CLASSIC_NAMES[one].split())) for one in sorted(CLASSIC_NAMES)],
+            ),
+        ),
+    )
+
+
 def _names(keywords: Iterable[str]) -> str:
     return ", ".join(code(one) for one in sorted(keywords))
-
-
-def _renamed() -> str:
-    return "; ".join(
-        f"{code(one)} as {_names(names.split())}" for one, names in sorted(CLASSIC_NAMES.items())
-    )
 
 
 def _tag(row: Row) -> BaseTag:

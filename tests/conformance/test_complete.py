@@ -125,14 +125,16 @@ def test_a_source_is_of_its_own_class(document: str) -> None:
 
 
 def test_what_becomes_of_a_frame_is_told(document: str) -> None:
-    (told,) = [line for line in document.splitlines() if line.startswith("Each frame of a multi-frame")]
-    parts = re.split("functional groups |, not in others|classic names |; and without ", told)
-    taken, shares, renamed, left_out = (set(re.findall(r"`(\w+)`", part)) for part in parts[1:])
+    start = document.index("Images of a multi-frame source\n\nEach frame gives a derived CT image")
+    bullets = [line for line in document[start:].splitlines() if line.startswith("* with")][:3]
+    taken, shares, left_out = (set(re.findall(r"`(\w+)`", bullet)) for bullet in bullets)
     assert taken == (MERGED | CARRIED) - ENHANCED_ONLY
     assert shares == PER_PATH
-    assert renamed == {*CLASSIC_NAMES, *" ".join(CLASSIC_NAMES.values()).split()}
-    assert renamed | left_out >= ENHANCED_ONLY
-    assert not left_out & {*CLASSIC_NAMES, "ImageType"}
+    renamed = {
+        row[0].strip("`"): re.findall(r"`(\w+)`", row[1]) for row in rows_under(document, "Under another")
+    }
+    assert renamed == {one: sorted(names.split()) for one, names in CLASSIC_NAMES.items()}
+    assert left_out == ENHANCED_ONLY - CLASSIC_NAMES.keys() - {"ImageType"}
 
 
 def test_every_private_element_of_projections_that_is_read_stands_there(document: str) -> None:

@@ -66,7 +66,7 @@ def test_the_html_is_well_formed_and_says_the_same(make: Callable[[], Settings])
     assert tree.tag == "html"
     assert {element.tag for element in tree.iter()} <= {
         *("html", "head", "meta", "title", "style", "body", "p", "ul", "li", "code"),
-        *("table", "thead", "tbody", "tr", "th", "td", "h1", "h2", "h3", "h4", "h5", "h6"),
+        *("table", "thead", "tbody", "tr", "th", "td", "h1", "h2", "h3", "h4", "h5", "h6", "wbr"),
     }
     text = "".join(tree.itertext())
     for path, _, _ in keys(settings):
