@@ -123,6 +123,8 @@ def _of_frames() -> Section:
                 (
                     "with what stands beside the functional groups, and with the values in these of them: "
                     f"{_names((MERGED | CARRIED) - ENHANCED_ONLY)}; other groups are left out;",
+                    "with those items of `ReferencedSeriesSequence` that its own `ReferencedImageSequence` "
+                    "names, not those of other frames;",
                     "without values in which several items of one group, X-ray paths, do not agree, and, "
                     "where the paths are not one beam, without the dose and exposure of which each has its "
                     f"share: {_names(PER_PATH)};",
@@ -161,7 +163,10 @@ def _policy(row: Row, specimen: Specimen) -> tuple[str, str, str, str, str]:
         return *named, "removed", "", "never"
     if specimen.source.get(row.keyword) == specimen.image[row.keyword].value and row.action != "set":
         return *named, "kept", "as in the source", "as in the source"
-    return *named, "set", _value(specimen.image[row.keyword], specimen), "always"
+    value = _value(specimen.image[row.keyword], specimen)
+    if row.keyword == "ReferencedSeriesSequence":
+        value += "; items of the source that name other series"
+    return *named, "set", value, "always"
 
 
 def _presence_of_kept(keyword: str) -> str:

@@ -7,7 +7,7 @@ that are not get their classic names here, so that nothing else has to know of m
 
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
@@ -17,6 +17,7 @@ from pydicom.filewriter import dcmwrite
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
+from dicomnode.checked import is_uid
 from dicomnode.dicom.admission import label
 from dicomnode.dicom.parsing import MOST_ELEMENTS
 from dicomnode.dicom.values import UNREADABLE, code_of, items, number, tags_of, text, texts
@@ -144,37 +145,53 @@ def flat_headers(header: Dataset, name: str) -> tuple[Dataset, ...]:
         _flat(header, common, group, number_of, one_beam)
         for number_of, group in enumerate(groups, start=first)
     ]
-    known = _references(header)
-    for flat in flats:
-        _name_series(flat, known)
+    _name_series(flats, _references(header))
     return tuple(flats)
 
 
+_OF_ALL_FRAMES: Final = "ReferencedSeriesSequence"
+"""The series of all that the object refers to; a frame gets those of its own references."""
 _LEFT_BEHIND: Final = frozenset(
-    {SHARED, PER_FRAME, "NumberOfFrames", "DimensionIndexSequence", "ReferencedSeriesSequence"}
+    {SHARED, PER_FRAME, "NumberOfFrames", "DimensionIndexSequence", _OF_ALL_FRAMES}
 )
 
 
 def _references(header: Dataset) -> dict[str, tuple[str, Dataset]]:
     """By SOP Instance UID the series of every image that the object refers to, and the reference."""
     return {
-        text(image, "ReferencedSOPInstanceUID"): (text(series, "SeriesInstanceUID"), image)
-        for series in items(header, "ReferencedSeriesSequence")
+        image_uid: (series_uid, image)
+        for series in items(header, _OF_ALL_FRAMES)
+        if is_uid(series_uid := text(series, "SeriesInstanceUID"))
         for image in items(series, "ReferencedInstanceSequence")
+        if is_uid(image_uid := text(image, "ReferencedSOPInstanceUID"))
     }
 
 
-def _name_series(flat: Dataset, known: dict[str, tuple[str, Dataset]]) -> None:
-    """Of the series that all frames refer to (PS3.3 C.12.2), those of this frame's own references."""
-    found: dict[str, Dataset] = {}
-    for image in items(flat, "ReferencedImageSequence"):
-        series_uid, reference = known.get(text(image, "ReferencedSOPInstanceUID"), ("", image))
-        if series_uid:
-            series = found.setdefault(series_uid, Dataset())
-            series.SeriesInstanceUID = series_uid
-            series.ReferencedInstanceSequence = [*items(series, "ReferencedInstanceSequence"), reference]
-    if found:
-        _put(flat, "ReferencedSeriesSequence", list(found.values()))
+def _name_series(flats: Sequence[Dataset], known: Mapping[str, tuple[str, Dataset]]) -> None:
+    """Of the series that all frames refer to (PS3.3 C.12.2), give each those of its own references."""
+    done: dict[int, list[Dataset]] = {}  # by the list of references: frames may share one
+    for flat in flats if known else ():
+        references = flat.get_item("ReferencedImageSequence")
+        if references is not None and id(references) not in done:
+            done[id(references)] = _series_of(items(flat, "ReferencedImageSequence"), known)
+        if done.get(id(references)):
+            _put(flat, _OF_ALL_FRAMES, done[id(references)])
+
+
+def _series_of(images: Iterable[Dataset], known: Mapping[str, tuple[str, Dataset]]) -> list[Dataset]:
+    """Items of Referenced Series Sequence for these references, an image once however often it is named."""
+    found: dict[str, list[Dataset]] = {}
+    for uid in dict.fromkeys(text(image, "ReferencedSOPInstanceUID") for image in images):
+        if uid in known:
+            series_uid, reference = known[uid]
+            found.setdefault(series_uid, []).append(reference)
+    named = []
+    for series_uid, references in found.items():
+        series = Dataset()
+        series.SeriesInstanceUID = series_uid
+        series.ReferencedInstanceSequence = references
+        named.append(series)
+    return named
 
 
 def frame_count(header: Dataset, name: str) -> int:
@@ -240,7 +257,8 @@ def _merge_groups(flat: Dataset, group: Dataset, one_beam: bool) -> None:
 def _take_item(flat: Dataset, item: Dataset) -> None:
     """Private blocks only where their group is free: another creator may own the same block."""
     own = {tag.group for tag in tags_of(flat) if tag.is_private}
-    _take(flat, item, (tag for tag in tags_of(item) if not tag.is_private or tag.group not in own))
+    free = [tag for tag in tags_of(item) if not tag.is_private or tag.group not in own]
+    _take(flat, item, (tag for tag in free if keyword_for_tag(tag) != _OF_ALL_FRAMES))
 
 
 def _take_agreed(flat: Dataset, found: Sequence[Dataset], one_beam: bool) -> None:

@@ -229,3 +229,14 @@ def test_a_description_in_letters_that_the_source_does_not_name_stays_as_it_is(
 
     write(make_series(tmp_path / "s", slices=1, change=change), identity, provenance, tmp_path / "d")
     assert raw(tmp_path / "d" / "00001.dcm", "SeriesDescription").rstrip() == b"AI-DN | " + described
+
+
+def test_a_tabulator_ends_what_an_escape_sequence_began(
+    tmp_path: Path, identity: Identity, provenance: Provenance
+) -> None:
+    """PS3.5 section 6.1.2.5.3: at a control character the first set is in force again."""
+    came = b"\x1b$)C" + "감마".encode("euc_kr") + b"\t\xdcbersicht"
+
+    paths = with_description(tmp_path / "s", ["ISO 2022 IR 100", "ISO 2022 IR 149"], came)
+    _, (image,) = write(paths, identity, provenance, tmp_path / "d")
+    assert image.SeriesDescription == "AI-DN | 감마 Übersicht"

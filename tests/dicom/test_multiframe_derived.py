@@ -1,6 +1,7 @@
 """What is written of multi-frame CT objects: classic headers, derived images and their report."""
 
 import json
+import resource
 import subprocess
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage
 
 from dicomnode import errors
+from dicomnode.dicom import multiframe
 from dicomnode.dicom.derived import Identity, Provenance, write_derived
 from dicomnode.dicom.dose import read_dose
 from dicomnode.dicom.report import write_report
@@ -21,7 +23,7 @@ from dicomnode.dicom.series import read_series
 from dicomnode.dicom.verbatim import decode_header
 from tests.dicom.frames import CTDIVOL_MGY, MAS, same_images
 from tests.dicom.rewritten import Errors, write
-from tests.makers import make_uid
+from tests.makers import make_series, make_uid
 from tests.multiframe_makers import make_enhanced, make_legacy
 
 
@@ -130,6 +132,15 @@ def reference(uid: str) -> Dataset:
     return item
 
 
+def series_of(lists: dict[str, list[str]]) -> list[Dataset]:
+    """Items of Referenced Series Sequence: the images by the series they are of."""
+    found = [Dataset() for _ in lists]
+    for item, (uid, images) in zip(found, lists.items(), strict=True):
+        item.SeriesInstanceUID = uid
+        item.ReferencedInstanceSequence = [reference(image) for image in images]
+    return found
+
+
 def test_a_frame_names_the_series_of_what_it_refers_to_and_no_others(
     tmp_path: Path, classic: list[Path], identity: Identity, provenance: Provenance
 ) -> None:
@@ -138,12 +149,7 @@ def test_a_frame_names_the_series_of_what_it_refers_to_and_no_others(
 
     def change(data: Dataset) -> None:
         lists = {make_uid("localizers"): [localizer], make_uid("others"): others}
-        data.ReferencedSeriesSequence = []
-        for uid, images in lists.items():
-            series = Dataset()
-            series.SeriesInstanceUID = uid
-            series.ReferencedInstanceSequence = [reference(image) for image in images]
-            data.ReferencedSeriesSequence.append(series)
+        data.ReferencedSeriesSequence = series_of(lists)
         data.SharedFunctionalGroupsSequence[0].ReferencedImageSequence = [reference(localizer)]
 
     path = make_enhanced(tmp_path / "m.dcm", classic, change=change)
@@ -154,3 +160,70 @@ def test_a_frame_names_the_series_of_what_it_refers_to_and_no_others(
         assert own.SeriesInstanceUID == source.headers[0].SeriesInstanceUID
         assert other.SeriesInstanceUID == make_uid("localizers")
         assert [one.ReferencedSOPInstanceUID for one in other.ReferencedInstanceSequence] == [localizer]
+
+
+def test_a_converted_object_does_not_give_all_frames_the_list_of_all(
+    tmp_path: Path, classic: list[Path]
+) -> None:
+    """highdicom puts what classic images have in common into the unassigned attributes."""
+
+    def change(data: Dataset, index: int) -> None:
+        images = [make_uid("other", number) for number in range(500)]
+        data.ReferencedSeriesSequence = series_of({make_uid("others"): images})
+
+    path = make_legacy(tmp_path / "m.dcm", make_series(tmp_path / "s", change=change))
+    (unassigned,) = (
+        dcmread(path).SharedFunctionalGroupsSequence[0].UnassignedSharedConvertedAttributesSequence
+    )
+    assert "ReferencedSeriesSequence" in unassigned
+    for encoded in read_series([path]).encoded_headers:
+        assert "ReferencedSeriesSequence" not in decode_header(encoded)
+
+
+@pytest.mark.parametrize(
+    ("series_uid", "known", "referred", "named"),
+    [
+        ("1.2.3", ["1.2.1", "1.2.2"], ["1.2.2", "1.2.1", "1.2.2"], ["1.2.2", "1.2.1"]),
+        ("1.2.3", ["1.2.1"], ["1.2.9"], []),
+        ("1.2.3", [""], [""], []),
+        ("1.2.3\\1.2.4", ["1.2.1"], ["1.2.1"], []),
+        ("Serie", ["1.2.1"], ["1.2.1"], []),
+    ],
+    ids=["twice", "another", "without UID", "two series", "no UID"],
+)
+def test_the_named_references_are_those_that_are_known_each_once(
+    tmp_path: Path,
+    classic: list[Path],
+    series_uid: str,
+    known: list[str],
+    referred: list[str],
+    named: list[str],
+) -> None:
+    def change(data: Dataset) -> None:
+        data.ReferencedSeriesSequence = series_of({series_uid: known})
+        data.PerFrameFunctionalGroupsSequence[1].ReferencedImageSequence = [
+            reference(one) for one in referred
+        ]
+
+    series = read_series([make_enhanced(tmp_path / "m.dcm", classic, change=change)])
+    for at, encoded in enumerate(series.encoded_headers):
+        told = [
+            one.ReferencedSOPInstanceUID
+            for item in decode_header(encoded).get("ReferencedSeriesSequence", [])
+            for one in item.ReferencedInstanceSequence
+        ]
+        assert told == (named if at == 1 else [])
+
+
+def test_a_frame_with_many_references_takes_time_in_proportion(tmp_path: Path, classic: list[Path]) -> None:
+    """Work for each pair of them would be a quarter of a minute."""
+    uids = [make_uid("other", number) for number in range(4000)]
+
+    def change(data: Dataset) -> None:
+        data.ReferencedSeriesSequence = series_of({"1.2.3": uids})
+        data.PerFrameFunctionalGroupsSequence[0].ReferencedImageSequence = [reference(uid) for uid in uids]
+
+    source = multiframe.read_multi_frame(make_enhanced(tmp_path / "m.dcm", classic, change=change))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+    assert len(source.headers[0].ReferencedSeriesSequence[0].ReferencedInstanceSequence) == len(uids)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - before < 4
