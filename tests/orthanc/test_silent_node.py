@@ -367,59 +367,6 @@ def test_without_url_a_result_that_is_still_to_come_says_enough() -> None:
     assert (site.record("one").state, site.record("one").progress) == ("done", 1.0)
 
 
-class OneFails(Stacks):
-    """It has an error of its own at one series."""
-
-    def series(self, uid: str) -> NodeSeries:
-        if uid == "bad":
-            raise NodeTrouble("the node could not answer (HTTP 500)", 500)
-        return super().series(uid)
-
-
-def test_trouble_with_the_node_is_told_of_all_and_trouble_with_a_series_of_that() -> None:
-    node = OneFails()
-    site = Site(lambda image: TAKEN, node)
-    names = ["bad", *(f"good{index}" for index in range(30))]
-    for name in names:
-        site.clinic.series[name] = [f"{name}{index}" for index in range(3)]
-        site.desk.consider(name)
-    site.work(200)
-    told = {name: site.record(name).words for name in names}
-    assert {name for name in names if told[name] != "stack 2"} == {"bad"}
-    assert "HTTP 500" in told["bad"]
-    node.trouble = SILENCE
-    site.work(60)
-    assert {site.record(name).words for name in names[1:]} == {str(SILENCE)}
-
-
-class FailsOnce(Stacks):
-    """Of its series it cannot tell one time; that it is well it always tells."""
-
-    def health(self) -> str:
-        return ""
-
-    def series(self, uid: str) -> NodeSeries:
-        if self.trouble:
-            self.trouble, trouble = None, self.trouble
-            raise trouble
-        return self.told
-
-
-def test_trouble_that_passes_is_told_of_one_series() -> None:
-    node = FailsOnce()
-    site = Site(lambda image: TAKEN, node)
-    for name in "abcde":
-        site.clinic.series[name] = [f"{name}{index}" for index in range(3)]
-        site.desk.consider(name)
-    site.work(60)
-    node.trouble = BUSY
-    while node.trouble:
-        site.work()
-    assert sum(site.record(name).words == str(BUSY) for name in "abcde") == 1
-    site.work(60)
-    assert {site.record(name).words for name in "abcde"} == {"stack 2"}
-
-
 def test_a_node_that_was_busy_for_a_quarter_of_an_hour_is_heard_afterwards() -> None:
     node = Stacks(BUSY)
     site = at_work(node)

@@ -72,7 +72,7 @@ class Following:
             self._follow(series, self._under_way[series_id], told)
 
     def _troubled(self, series_id: str, trouble: NodeTrouble) -> None:
-        """Tell it of the series that was asked for; what comes twice in a row, of all that are followed."""
+        """Tell it of the series that was asked for; after two failures in a row, of all that are followed."""
         followed = self._under_way.within(phases.FOLLOWING)
         self._unseen(series_id, followed.pop(series_id), trouble)
         if not trouble.of_one_series and self._reach.failures > 1:
