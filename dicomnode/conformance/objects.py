@@ -123,11 +123,11 @@ def _of_frames() -> Section:
                 (
                     "with what stands beside the functional groups, and with the values in these of them: "
                     f"{_names((MERGED | CARRIED) - ENHANCED_ONLY)}; other groups are left out;",
-                    "with those items of `ReferencedSeriesSequence` that its own `ReferencedImageSequence` "
-                    "names, not those of other frames;",
-                    "without values in which several items of one group, X-ray paths, do not agree, and, "
-                    "where the paths are not one beam, without the dose and exposure of which each has its "
-                    f"share: {_names(PER_PATH)};",
+                    "with a `ReferencedSeriesSequence` of what its own `ReferencedImageSequence` names, not "
+                    "of all that the object refers to;",
+                    "of several items of one group, X-ray paths, with the values and codes that are the same "
+                    "in all, and with all of `DerivationCodeSequence`; where the paths are not one beam, "
+                    f"without the dose and exposure of which each has its share: {_names(PER_PATH)};",
                     f"without what belongs to the object of many frames alone: {_names(left_out)}.",
                 )
             ),

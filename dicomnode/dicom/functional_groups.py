@@ -14,10 +14,9 @@ from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
-from pydicom.tag import BaseTag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
-from dicomnode.checked import is_uid
 from dicomnode.dicom.admission import label
 from dicomnode.dicom.parsing import MOST_ELEMENTS
 from dicomnode.dicom.values import UNREADABLE, code_of, items, number, tags_of, text, texts
@@ -151,6 +150,9 @@ def flat_headers(header: Dataset, name: str) -> tuple[Dataset, ...]:
 
 _OF_ALL_FRAMES: Final = "ReferencedSeriesSequence"
 """The series of all that the object refers to; a frame gets those of its own references."""
+_UNASSIGNED_SHARED: Final = "UnassignedSharedConvertedAttributesSequence"
+_UID_LIKE: Final = re.compile(r"[0-9.]{1,64}")
+"""Leading zeros do no harm here."""
 _LEFT_BEHIND: Final = frozenset(
     {SHARED, PER_FRAME, "NumberOfFrames", "DimensionIndexSequence", _OF_ALL_FRAMES}
 )
@@ -158,24 +160,30 @@ _LEFT_BEHIND: Final = frozenset(
 
 def _references(header: Dataset) -> dict[str, tuple[str, Dataset]]:
     """By SOP Instance UID the series of every image that the object refers to, and the reference."""
+    converted = [one for shared in items(header, SHARED)[:1] for one in items(shared, _UNASSIGNED_SHARED)]
     return {
         image_uid: (series_uid, image)
-        for series in items(header, _OF_ALL_FRAMES)
-        if is_uid(series_uid := text(series, "SeriesInstanceUID"))
+        for place in (*converted, header)
+        for series in items(place, _OF_ALL_FRAMES)
+        if _UID_LIKE.fullmatch(series_uid := text(series, "SeriesInstanceUID"))
         for image in items(series, "ReferencedInstanceSequence")
-        if is_uid(image_uid := text(image, "ReferencedSOPInstanceUID"))
+        if _UID_LIKE.fullmatch(image_uid := text(image, "ReferencedSOPInstanceUID"))
     }
 
 
 def _name_series(flats: Sequence[Dataset], known: Mapping[str, tuple[str, Dataset]]) -> None:
     """Of the series that all frames refer to (PS3.3 C.12.2), give each those of its own references."""
-    done: dict[int, list[Dataset]] = {}  # by the list of references: frames may share one
+    tag = Tag(_OF_ALL_FRAMES)
+    done: dict[int, DataElement] = {}  # by the list of references: frames may share one
     for flat in flats if known else ():
         references = flat.get_item("ReferencedImageSequence")
-        if references is not None and id(references) not in done:
-            done[id(references)] = _series_of(items(flat, "ReferencedImageSequence"), known)
-        if done.get(id(references)):
-            _put(flat, _OF_ALL_FRAMES, done[id(references)])
+        if references is None or tag in flat:  # of a converted image: its own
+            continue
+        if id(references) not in done:
+            named = _series_of(items(flat, "ReferencedImageSequence"), known)
+            done[id(references)] = DataElement(tag, "SQ", named)
+        if done[id(references)].value:
+            flat[tag] = done[id(references)]
 
 
 def _series_of(images: Iterable[Dataset], known: Mapping[str, tuple[str, Dataset]]) -> list[Dataset]:
@@ -251,27 +259,35 @@ def _merge_groups(flat: Dataset, group: Dataset, one_beam: bool) -> None:
             _take(flat, group, (tag,))
         elif keyword in MERGED:
             found = items(group, keyword)
-            _take_item(flat, found[0]) if len(found) == 1 else _take_agreed(flat, found, one_beam)
+            out = _OF_ALL_FRAMES if keyword == _UNASSIGNED_SHARED else ""
+            _take_item(flat, found[0], out) if len(found) == 1 else _take_agreed(flat, found, one_beam)
+            steps = [code for item in found for code in items(item, "DerivationCodeSequence")]
+            if steps:  # all of them: one may be our own mark
+                _put(flat, "DerivationCodeSequence", steps)
 
 
-def _take_item(flat: Dataset, item: Dataset) -> None:
+def _take_item(flat: Dataset, item: Dataset, left_out: str) -> None:
     """Private blocks only where their group is free: another creator may own the same block."""
     own = {tag.group for tag in tags_of(flat) if tag.is_private}
     free = [tag for tag in tags_of(item) if not tag.is_private or tag.group not in own]
-    _take(flat, item, (tag for tag in free if keyword_for_tag(tag) != _OF_ALL_FRAMES))
+    _take(flat, item, (tag for tag in free if keyword_for_tag(tag) != left_out))
 
 
 def _take_agreed(flat: Dataset, found: Sequence[Dataset], one_beam: bool) -> None:
     """Of several items, one an X-ray path, what is the same in all (PS3.3 C.8.2.2 for classic images)."""
-    for tag in tags_of(found[0]) if found else ():
+    for tag in sorted({tag for item in found for tag in tags_of(item) if keyword_for_tag(tag)}):
         keyword = keyword_for_tag(tag)
-        told = {text(item, keyword) for item in found}
-        if keyword and not tag.is_private and len(told) == 1:
+        told = {_told(item, keyword) for item in found}
+        if len(told) > 1 or told == {""} or (keyword in PER_PATH and not one_beam):
+            flat.pop(tag, None)
+        else:
             _take(flat, found[0], (tag,))
-    shares = set() if one_beam else PER_PATH
-    for keyword in {keyword_for_tag(tag) for item in found for tag in tags_of(item)} & shares:
-        if keyword in flat:
-            del flat[keyword]
+
+
+def _told(item: Dataset, keyword: str) -> str:
+    """A value to compare: of a sequence the code of its one item, nothing of others."""
+    codes = code_of(item, keyword) if len(items(item, keyword)) == 1 else ()
+    return "\\".join(code for code in codes if code) or text(item, keyword)
 
 
 def _is_one_beam(header: Dataset, group: Dataset) -> bool:

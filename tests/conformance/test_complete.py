@@ -131,11 +131,11 @@ def test_the_series_that_the_source_refers_to_are_told(document: str) -> None:
 
 def test_what_becomes_of_a_frame_is_told(document: str) -> None:
     start = document.index("Images of a multi-frame source\n\nEach frame gives a derived CT image")
-    bullets = [line for line in document[start:].splitlines() if line.startswith("* with")][:4]
+    bullets = [line for line in document[start:].splitlines() if line.startswith("* ")][:4]
     taken, series, shares, left_out = (set(re.findall(r"`(\w+)`", bullet)) for bullet in bullets)
     assert taken == (MERGED | CARRIED) - ENHANCED_ONLY
     assert series == {"ReferencedSeriesSequence", "ReferencedImageSequence"}
-    assert shares == PER_PATH
+    assert shares == PER_PATH | {"DerivationCodeSequence"}
     renamed = {
         row[0].strip("`"): re.findall(r"`(\w+)`", row[1]) for row in rows_under(document, "Under another")
     }

@@ -102,6 +102,23 @@ def test_our_own_images_are_known_again_after_a_conversion(
         read_series([make_legacy(tmp_path / "m.dcm", written)])
 
 
+def test_our_mark_is_found_in_the_last_of_several_derivations(
+    tmp_path: Path, classic: list[Path], identity: Identity, provenance: Provenance
+) -> None:
+    """Each in an item of its own; other marks need not have come through a conversion."""
+    (ours, *_) = write([classic[0]], identity, provenance, tmp_path / "d")[1]
+
+    def change(data: Dataset) -> None:
+        first, last = Dataset(), Dataset()
+        first.DerivationCodeSequence = [Dataset()]
+        first.DerivationCodeSequence[0].CodeValue = "113072"
+        last.DerivationCodeSequence = ours.DerivationCodeSequence
+        data.SharedFunctionalGroupsSequence[0].DerivationImageSequence = [first, last]
+
+    with pytest.raises(errors.AlreadyEnhanced):
+        read_series([make_enhanced(tmp_path / "m.dcm", classic, change=change)])
+
+
 @pytest.mark.parametrize(
     ("folder", "pattern"),
     [
@@ -141,6 +158,15 @@ def series_of(lists: dict[str, list[str]]) -> list[Dataset]:
     return found
 
 
+def listed(encoded: bytes) -> list[str]:
+    """The images in the Referenced Series Sequence of a header."""
+    return [
+        image.ReferencedSOPInstanceUID
+        for series in decode_header(encoded).get("ReferencedSeriesSequence", [])
+        for image in series.ReferencedInstanceSequence
+    ]
+
+
 def test_a_frame_names_the_series_of_what_it_refers_to_and_no_others(
     tmp_path: Path, classic: list[Path], identity: Identity, provenance: Provenance
 ) -> None:
@@ -162,34 +188,63 @@ def test_a_frame_names_the_series_of_what_it_refers_to_and_no_others(
         assert [one.ReferencedSOPInstanceUID for one in other.ReferencedInstanceSequence] == [localizer]
 
 
-def test_a_converted_object_does_not_give_all_frames_the_list_of_all(
-    tmp_path: Path, classic: list[Path]
-) -> None:
-    """highdicom puts what classic images have in common into the unassigned attributes."""
+@pytest.mark.parametrize("bare", [False, True])
+def test_a_converted_object_does_not_give_all_frames_the_list_of_all(tmp_path: Path, bare: bool) -> None:
+    """highdicom puts what classic images have in common into the unassigned attributes, others only there."""
+    others = [make_uid("other", number) for number in range(500)]
 
     def change(data: Dataset, index: int) -> None:
-        images = [make_uid("other", number) for number in range(500)]
-        data.ReferencedSeriesSequence = series_of({make_uid("others"): images})
+        data.ReferencedSeriesSequence = series_of({make_uid("others"): others})
+        data.ReferencedImageSequence = [reference(others[index])]
 
-    path = make_legacy(tmp_path / "m.dcm", make_series(tmp_path / "s", change=change))
+    def change_object(data: Dataset) -> None:
+        assert "ReferencedSeriesSequence" in data
+        if bare:
+            del data.ReferencedSeriesSequence
+
+    classic = make_series(tmp_path / "s", change=change)
+    path = make_legacy(tmp_path / "m.dcm", classic, change=change_object)
     (unassigned,) = (
         dcmread(path).SharedFunctionalGroupsSequence[0].UnassignedSharedConvertedAttributesSequence
     )
     assert "ReferencedSeriesSequence" in unassigned
-    for encoded in read_series([path]).encoded_headers:
-        assert "ReferencedSeriesSequence" not in decode_header(encoded)
+    for at, encoded in enumerate(read_series([path]).encoded_headers):
+        assert listed(encoded) == [others[at]]
+
+
+@pytest.mark.parametrize("refers", [True, False])
+@pytest.mark.parametrize("bare", [True, False])
+def test_a_converted_image_keeps_its_own_list(tmp_path: Path, refers: bool, bare: bool) -> None:
+    """With a list of the whole object beside it or not, and for whatever it names the images."""
+
+    def own(index: int) -> list[str]:
+        return [make_uid("other", index), make_uid("further", index)]
+
+    def change(data: Dataset, index: int) -> None:
+        data.ReferencedSeriesSequence = series_of({make_uid("others"): own(index)})
+        data.SourceImageSequence = [reference(own(index)[1])]
+        if refers:
+            data.ReferencedImageSequence = [reference(own(index)[0])]
+
+    def change_object(data: Dataset) -> None:
+        data.ReferencedSeriesSequence = [] if bare else series_of({make_uid("others"): own(0) + own(1)})
+
+    path = make_legacy(tmp_path / "m.dcm", make_series(tmp_path / "s", change=change), change=change_object)
+    for at, encoded in enumerate(read_series([path]).encoded_headers):
+        assert listed(encoded) == own(at)
 
 
 @pytest.mark.parametrize(
     ("series_uid", "known", "referred", "named"),
     [
         ("1.2.3", ["1.2.1", "1.2.2"], ["1.2.2", "1.2.1", "1.2.2"], ["1.2.2", "1.2.1"]),
+        ("1.02.3", ["1.2.01"], ["1.2.01"], ["1.2.01"]),
         ("1.2.3", ["1.2.1"], ["1.2.9"], []),
         ("1.2.3", [""], [""], []),
         ("1.2.3\\1.2.4", ["1.2.1"], ["1.2.1"], []),
         ("Serie", ["1.2.1"], ["1.2.1"], []),
     ],
-    ids=["twice", "another", "without UID", "two series", "no UID"],
+    ids=["twice", "leading zeros", "another", "without UID", "two series", "no UID"],
 )
 def test_the_named_references_are_those_that_are_known_each_once(
     tmp_path: Path,
@@ -207,12 +262,7 @@ def test_the_named_references_are_those_that_are_known_each_once(
 
     series = read_series([make_enhanced(tmp_path / "m.dcm", classic, change=change)])
     for at, encoded in enumerate(series.encoded_headers):
-        told = [
-            one.ReferencedSOPInstanceUID
-            for item in decode_header(encoded).get("ReferencedSeriesSequence", [])
-            for one in item.ReferencedInstanceSequence
-        ]
-        assert told == (named if at == 1 else [])
+        assert listed(encoded) == (named if at == 1 else [])
 
 
 def test_a_frame_with_many_references_takes_time_in_proportion(tmp_path: Path, classic: list[Path]) -> None:

@@ -66,12 +66,19 @@ def test_shares_of_several_x_ray_paths_are_not_taken_for_the_dose(
             if keyword == "CTXRayDetailsSequence":
                 first.add_new("KVP", "DS", "80")
                 second.add_new("KVP", "DS", "140")
+                data.add_new("KVP", "DS", "120")
+            else:
+                for item, phantom in ((first, "113691"), (second, "113690")):
+                    code = Dataset()
+                    code.CodeValue = phantom
+                    item.add_new("CTDIPhantomTypeCodeSequence", "SQ", [code])
             setattr(group, keyword, DicomSequence([first, second]))
 
     series = read_series([make_enhanced(tmp_path / "m.dcm", classic, modulated=False, change=two_paths)])
     dose = read_dose(series.headers)
     assert (dose.kvp, dose.source, dose.mean_mas) == (None, "none", None)
     assert series.headers[0].FilterType == "WEDGE"
+    assert "CTDIPhantomTypeCodeSequence" not in series.headers[0]
 
 
 def multienergy(technique: str, *sources: int) -> Change:
