@@ -1,6 +1,7 @@
 # make demo    the main job, everything embedded: real CT in, enhanced CT back in a PACS
 #              PACS=orthanc: with this machine's Orthanc and the plugin instead of the embedded PACS
 # make test    the tests, with their system peers where apt may install them
+#              WORKERS=2: in two processes, file by file, in about half the time
 # make check   style, types, storeys of the house
 PYTHON  ?= python3
 VENV    := .venv
@@ -8,6 +9,7 @@ BIN     := $(VENV)/bin
 PEERS   := dcmtk dicom3tools orthanc orthanc-python orthanc-dicomweb chromium chromium-driver
 DEMO    ?=
 PACS    ?= embedded
+WORKERS ?= 0
 
 .PHONY: demo test quick check peers train clean
 
@@ -15,7 +17,7 @@ demo: $(VENV)/.installed
 	$(BIN)/dicomnode demo --pacs $(PACS) $(DEMO)
 
 test: $(VENV)/.installed-test peers
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 quick: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not slow"
