@@ -277,11 +277,12 @@ def _take_agreed(flat: Dataset, found: Sequence[Dataset], one_beam: bool) -> Non
     """Of several items, one an X-ray path, what is the same in all (PS3.3 C.8.2.2 for classic images)."""
     for tag in sorted({tag for item in found for tag in tags_of(item) if keyword_for_tag(tag)}):
         keyword = keyword_for_tag(tag)
-        told = {_told(item, keyword) for item in found}
-        if len(told) > 1 or told == {""} or (keyword in PER_PATH and not one_beam):
-            flat.pop(tag, None)
-        else:
+        first = _told(found[0], keyword)
+        is_share = keyword in PER_PATH and not one_beam
+        if first and not is_share and all(_told(item, keyword) == first for item in found[1:]):
             _take(flat, found[0], (tag,))
+        else:
+            flat.pop(tag, None)
 
 
 def _told(item: Dataset, keyword: str) -> str:

@@ -1,12 +1,15 @@
 """The dose of multi-frame CT objects, frame by frame and of several X-ray paths."""
 
+import resource
 from pathlib import Path
 
 import pytest
+from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 
 from dicomnode.dicom.dose import read_dose
+from dicomnode.dicom.multiframe import read_multi_frame
 from dicomnode.dicom.series import read_series
 from tests.dicom.frames import CTDIVOL_MGY, MAS
 from tests.makers import make_series
@@ -124,3 +127,21 @@ def test_what_a_detector_tells_apart_is_one_beam(
     assert dose.kvp == 120.0
     assert dose.ctdivol_mgy == (pytest.approx(CTDIVOL_MGY) if whole else (None,) * 6)
     assert dose.mas == (pytest.approx(MAS) if whole else (None,) * 6)
+
+
+def test_many_items_of_one_group_take_time_in_proportion(tmp_path: Path, classic: list[Path]) -> None:
+    """Not every element for every item."""
+
+    def change(data: Dataset) -> None:
+        wide = Dataset()
+        for tag in [tag for tag, (vr, *_) in DicomDictionary.items() if vr == "LO" and tag > 0x00180000][
+            :200
+        ]:
+            wide.add_new(tag, "LO", "")
+        items = [wide, *(Dataset() for _ in range(2000))]
+        data.SharedFunctionalGroupsSequence[0].CTExposureSequence = DicomSequence(items)
+
+    source = read_multi_frame(make_enhanced(tmp_path / "m.dcm", classic, modulated=False, change=change))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+    assert len(source.headers) == len(classic)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - before < 1.5
