@@ -105,9 +105,12 @@ def _print(found: Sequence[Finding], folder: Folder, told: dict[str, str | None]
     console = Console(markup=False, highlight=False)
     console.print(table(found))
     config = told["configuration"] or "no configuration, its defaults"
-    judged_by = f"judged by {told['model']}, normal doses {told['dose_reference']}, configuration: {config}"
-    for line in (judged_by, *map(plain, folder.remarks())):
-        console.print(line, soft_wrap=True)  # a name of a file is to be copied in one piece
+    console.print(
+        f"judged by {told['model']}, normal doses {told['dose_reference']}, configuration: {config}",
+        overflow="fold",
+    )
+    for line in folder.remarks():
+        console.print(plain(line), soft_wrap=True)  # a name of a file is to be copied in one piece
 
 
 def _nothing_told(paths: Sequence[Path], folder: Folder) -> str:
