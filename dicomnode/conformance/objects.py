@@ -124,7 +124,7 @@ def _of_frames() -> Section:
                     "with what stands beside the functional groups, and with the values in these of them: "
                     f"{_names((MERGED | CARRIED) - ENHANCED_ONLY)}; other groups are left out;",
                     "with a `ReferencedSeriesSequence` of what its own `ReferencedImageSequence` names, not "
-                    "of all that the object refers to;",
+                    "of all that the object refers to; or with the one it had before it was converted;",
                     "of several items of one group, X-ray paths, with the values and codes that are the same "
                     "in all, and with all of `DerivationCodeSequence`; where the paths are not one beam, "
                     f"without the dose and exposure of which each has its share: {_names(PER_PATH)};",

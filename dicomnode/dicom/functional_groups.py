@@ -261,9 +261,6 @@ def _merge_groups(flat: Dataset, group: Dataset, one_beam: bool) -> None:
             found = items(group, keyword)
             out = _OF_ALL_FRAMES if keyword == _UNASSIGNED_SHARED else ""
             _take_item(flat, found[0], out) if len(found) == 1 else _take_agreed(flat, found, one_beam)
-            steps = [code for item in found for code in items(item, "DerivationCodeSequence")]
-            if steps:  # all of them: one may be our own mark
-                _put(flat, "DerivationCodeSequence", steps)
 
 
 def _take_item(flat: Dataset, item: Dataset, left_out: str) -> None:
@@ -283,6 +280,9 @@ def _take_agreed(flat: Dataset, found: Sequence[Dataset], one_beam: bool) -> Non
             _take(flat, found[0], (tag,))
         else:
             flat.pop(tag, None)
+    steps = [code for item in found for code in items(item, "DerivationCodeSequence")]
+    if steps:  # all of them: one may be our own mark
+        _put(flat, "DerivationCodeSequence", steps)
 
 
 def _told(item: Dataset, keyword: str) -> str:
