@@ -259,15 +259,15 @@ def _merge_groups(flat: Dataset, group: Dataset, one_beam: bool) -> None:
             _take(flat, group, (tag,))
         elif keyword in MERGED:
             found = items(group, keyword)
-            out = _OF_ALL_FRAMES if keyword == _UNASSIGNED_SHARED else ""
+            out = _OF_ALL_FRAMES if keyword == _UNASSIGNED_SHARED else None
             _take_item(flat, found[0], out) if len(found) == 1 else _take_agreed(flat, found, one_beam)
 
 
-def _take_item(flat: Dataset, item: Dataset, left_out: str) -> None:
+def _take_item(flat: Dataset, item: Dataset, left_out: str | None) -> None:
     """Private blocks only where their group is free: another creator may own the same block."""
-    own = {tag.group for tag in tags_of(flat) if tag.is_private}
-    free = [tag for tag in tags_of(item) if not tag.is_private or tag.group not in own]
-    _take(flat, item, (tag for tag in free if keyword_for_tag(tag) != left_out))
+    found = [tag for tag in tags_of(item) if keyword_for_tag(tag) != left_out]
+    own = {tag.group for tag in tags_of(flat) if tag.is_private} if any(t.is_private for t in found) else ()
+    _take(flat, item, (tag for tag in found if not tag.is_private or tag.group not in own))
 
 
 def _take_agreed(flat: Dataset, found: Sequence[Dataset], one_beam: bool) -> None:
@@ -288,7 +288,7 @@ def _take_agreed(flat: Dataset, found: Sequence[Dataset], one_beam: bool) -> Non
 def _told(item: Dataset, keyword: str) -> str:
     """A value to compare: of a sequence the code of its one item, nothing of others."""
     codes = code_of(item, keyword) if len(items(item, keyword)) == 1 else ()
-    return "\\".join(code for code in codes if code) or text(item, keyword)
+    return "\\".join(codes) if codes and codes[0] else text(item, keyword)
 
 
 def _is_one_beam(header: Dataset, group: Dataset) -> bool:
@@ -390,7 +390,7 @@ def encode_classic(flat: Dataset) -> bytes:
     _put(image, "ImageType", list(texts(flat, "ImageType")))
     for classic, precise in INTEGER_STRINGS:
         value = number(flat, precise)
-        if value is not None and not text(flat, classic):
+        if value is not None and abs(value) < 2**31 and not text(flat, classic):
             _put(image, classic, round(value))
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage

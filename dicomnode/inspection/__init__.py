@@ -105,10 +105,8 @@ def _print(found: Sequence[Finding], folder: Folder, told: dict[str, str | None]
     console = Console(markup=False, highlight=False)
     console.print(table(found))
     config = told["configuration"] or "no configuration, its defaults"
-    console.print(
-        f"judged by {told['model']}, normal doses {told['dose_reference']}, configuration: {config}",
-        overflow="fold",
-    )
+    judged_by = f"judged by {told['model']}, normal doses {told['dose_reference']}, configuration: {config}"
+    console.print(plain(judged_by), overflow="fold")
     for line in folder.remarks():
         console.print(plain(line), soft_wrap=True)  # a name of a file is to be copied in one piece
 

@@ -149,6 +149,20 @@ def test_headers_of_frames_share_no_element_that_can_change(tmp_path: Path, clas
         assert header.AcquisitionTime == f"1015{at - 1:02d}.5"
 
 
+@pytest.mark.parametrize("group", ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"])
+def test_private_elements_in_the_groups_stay(tmp_path: Path, classic: list[Path], group: str) -> None:
+    """The dose of some makers stands there."""
+
+    def change(data: Dataset) -> None:
+        for item in data[group].value:
+            block = item.CTExposureSequence[0].private_block(0x0047, "DICOMNODE TEST", create=True)
+            block.add_new(0x01, "LO", "told")
+
+    shared = group.startswith("Shared")
+    path = make_enhanced(tmp_path / "m.dcm", classic, modulated=not shared, change=change)
+    assert {header[0x0047, 0x1001].value for header in read_series([path]).headers} == {"told"}
+
+
 def with_items(keyword: str, count: int) -> Callable[[Dataset], None]:
     """As many items of one element each, half of them within the others, for the object as a whole."""
 

@@ -137,7 +137,7 @@ def test_many_items_of_one_group_take_time_in_proportion(tmp_path: Path, classic
         for tag in [tag for tag, (vr, *_) in DicomDictionary.items() if vr == "LO" and tag > 0x00180000][
             :200
         ]:
-            wide.add_new(tag, "LO", "")
+            wide.add_new(tag, "LO", "A")
         items = [wide, *(Dataset() for _ in range(2000))]
         data.SharedFunctionalGroupsSequence[0].CTExposureSequence = DicomSequence(items)
 
