@@ -19,6 +19,7 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 from dicomnode.dicom.admission import label
 from dicomnode.dicom.parsing import MOST_ELEMENTS
+from dicomnode.dicom.private_elements import owned
 from dicomnode.dicom.values import UNREADABLE, code_of, items, number, tags_of, text, texts
 from dicomnode.dicom.verbatim import copy_elements
 from dicomnode.errors import BrokenInstance, MixedSeries
@@ -133,7 +134,8 @@ def flat_headers(header: Dataset, name: str) -> tuple[Dataset, ...]:
             f"{name}: NumberOfFrames (0028,0008) is {frames}, {PER_FRAME} (5200,9230) has {len(groups)} items"
         )
     common = Dataset()
-    _take(common, header, (tag for tag in tags_of(header) if keyword_for_tag(tag) not in _LEFT_BEHIND))
+    carried = (tag for tag in tags_of(header) if keyword_for_tag(tag) not in _LEFT_BEHIND)
+    _take(common, header, owned(carried, header, common))
     one_beam = _is_one_beam(header, groups[0])
     for shared in items(header, SHARED)[:1]:
         _merge_groups(common, shared, one_beam)
@@ -264,10 +266,7 @@ def _merge_groups(flat: Dataset, group: Dataset, one_beam: bool) -> None:
 
 
 def _take_item(flat: Dataset, item: Dataset, left_out: str | None) -> None:
-    """Private blocks only where their group is free: another creator may own the same block."""
-    found = [tag for tag in tags_of(item) if keyword_for_tag(tag) != left_out]
-    own = {tag.group for tag in tags_of(flat) if tag.is_private} if any(t.is_private for t in found) else ()
-    _take(flat, item, (tag for tag in found if not tag.is_private or tag.group not in own))
+    _take(flat, item, owned((tag for tag in tags_of(item) if keyword_for_tag(tag) != left_out), item, flat))
 
 
 def _take_agreed(flat: Dataset, found: Sequence[Dataset], one_beam: bool) -> None:

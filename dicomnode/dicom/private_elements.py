@@ -8,9 +8,11 @@ import struct
 from collections.abc import Iterable
 from typing import Final
 
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as DicomSequence
+from pydicom.tag import BaseTag, Tag
 
 from dicomnode.dicom.values import UNREADABLE, finite, is_too_long
 
@@ -41,6 +43,31 @@ def private_number(header: Dataset, group: int, creator: str, offset: int) -> fl
     """A private element as a finite number; of a ratio (`0.984:1`, `/1.0:1`) its left side."""
     found = finite(private_text(header, group, creator, offset).strip("/").partition(":")[0])
     return _binary(header, group, creator, offset) if found is None else found
+
+
+def owned(tags: Iterable[BaseTag], source: Dataset, target: Dataset) -> list[BaseTag]:
+    """Those of `tags` of `source` that can go to `target`: of the private ones those with one creator.
+
+    It may stand in either: of converted images the creator is shared, and what it reserves stands with the
+    frame where it differs. Without a creator nobody can say what an element means, and two contradict.
+    """
+    tags = list(tags)
+    blocks = {_reservation(tag) for tag in tags if tag.is_private}
+    clear = {block for block in blocks if len({_owner(source, block), _owner(target, block)} - {""}) == 1}
+    return [tag for tag in tags if not tag.is_private or _reservation(tag) in clear]
+
+
+def _reservation(tag: BaseTag) -> BaseTag:
+    """The element that reserves a private element's block for its creator (PS3.5 7.8.1)."""
+    return tag if tag.is_private_creator else Tag(tag.group, tag.element >> 8)
+
+
+def _owner(header: Dataset, block: BaseTag) -> str:
+    try:
+        element = None if is_too_long(header.get_item(block)) else header.get(block)
+    except UNREADABLE:
+        return ""
+    return str(element.value).strip(" \0") if isinstance(element, DataElement) else ""
 
 
 def _binary(header: Dataset, group: int, creator: str, offset: int) -> float | None:

@@ -77,9 +77,12 @@ def judge(name: str, paths: Sequence[Path], identity: Identity, provenance: Prov
     # Weights that leave no value on half a step, where rounding down would do as well.
     result = (series.hounsfield * np.float32(0.37) + rolled * np.float32(0.63)).astype(np.float32)
     images = write_derived(series, result, *facts, folder / "images")
-    began = time.process_time()
-    report = write_report(series, images, *facts, folder / "report.dcm")
-    row.report_seconds, row.report_bytes = time.process_time() - began, report.stat().st_size
+    seconds = []
+    for _ in range(3):  # a collection of the whole suite's garbage may fall into one
+        began = time.process_time()
+        report = write_report(series, images, *facts, folder / "report.dcm")
+        seconds.append(time.process_time() - began)
+    row.report_seconds, row.report_bytes = min(seconds), report.stat().st_size
     spread = np.abs(rolled - series.hounsfield) + np.float32(0.5)
     others = [
         report,
