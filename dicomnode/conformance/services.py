@@ -17,6 +17,7 @@ from dicomnode.conformance.web import web_services
 from dicomnode.dicom import functional_groups, multiframe, parsing, pixels, series
 from dicomnode.dicom.admission import PROJECTION_GROUPS
 from dicomnode.dicom.dose import DoseSource
+from dicomnode.dicom.private_elements import PrivateElement
 from dicomnode.dicom.projection_tags import CREATORS, PROJECTION_TAGS
 from dicomnode.errors import BrokenInstance, HelicalProjections, NoRawMode
 from dicomnode.network import protocol, send
@@ -185,7 +186,24 @@ def _rules(settings: Settings) -> Section:
             "Derivation Code Sequence, the item of Contributing Equipment Sequence. Still, exclude them "
             "from the rule that routes images to this node.",
         ),
-        (_projections(),),
+        (_private_elements(), _projections()),
+    )
+
+
+def _private_elements() -> Section:
+    rows = [
+        (f"({group:04X},xx{offset:02X})", tells, code(creator))
+        for group, creator, offset, tells in (element.value for element in PrivateElement)
+    ]
+    return Section(
+        "Private elements of images",
+        (
+            "These are read beside the standard's attributes, for the dose and for how an image was "
+            "reconstructed. They are found by their creator, whatever block it has reserved, also with value "
+            "representation UN; in a multi-frame object beside its functional groups and in them, where a "
+            "frame's own come first. They are in no derived object.",
+            table("Private elements that are read of images", "Tag | What it tells | Private creator", rows),
+        ),
     )
 
 

@@ -24,7 +24,7 @@ from dicomnode.dicom.dose_phantom import (
 from dicomnode.dicom.dose_report import CTDIVOL_MGY, KV_EXPONENT, KVP, MGY_PER_MAS, DoseEvent
 from dicomnode.dicom.dose_vector import repaired
 from dicomnode.dicom.exposure import has_tin_filter, read_exposure, tube_current_ma
-from dicomnode.dicom.private_elements import CANON_PRIVATE, private_number
+from dicomnode.dicom.private_elements import PrivateElement, private_number
 from dicomnode.dicom.reconstruction import is_iterative
 from dicomnode.dicom.series import ACQUISITION_KEYS
 from dicomnode.dicom.values import number, text
@@ -221,7 +221,7 @@ def _on_one_phantom(
 
 def _ctdivol_of(header: Dataset) -> float | None:
     value = number(header, "CTDIvol")
-    return value if value is not None else private_number(header, 0x7005, CANON_PRIVATE, 0x63)
+    return value if value is not None else private_number(header, PrivateElement.CANON_CTDIVOL)
 
 
 def _modulation(

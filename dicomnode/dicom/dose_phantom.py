@@ -11,7 +11,7 @@ from typing import Final, Literal
 from pydicom.dataset import Dataset
 
 from dicomnode.dicom.dose_report import KV_EXPONENT, MGY_PER_MAS, PHANTOM_CODES
-from dicomnode.dicom.private_elements import PHILIPS_PRIVATE, private_text
+from dicomnode.dicom.private_elements import PrivateElement, private_text
 from dicomnode.dicom.region import WORDS
 from dicomnode.dicom.values import code_of, text
 
@@ -45,7 +45,7 @@ def stated_phantom(header: Dataset) -> Phantom | None:
     value, scheme = code_of(header, "CTDIPhantomTypeCodeSequence")
     if scheme in ("DCM", "") and value in PHANTOM_CODES:
         return PHANTOM_CODES[value]
-    told = re.fullmatch(r"(16|32) *CM", private_text(header, 0x01E1, PHILIPS_PRIVATE, 0x26).upper())
+    told = re.fullmatch(r"(16|32) *CM", private_text(header, PrivateElement.PHILIPS_PHANTOM).upper())
     return None if told is None else 16 if told[1] == "16" else 32
 
 
@@ -75,7 +75,7 @@ def inferred_phantom(header: Dataset, mgy_per_mas: float | None) -> Phantom | No
         return 32
     if mgy_per_mas is not None and head_from <= mgy_per_mas <= MGY_PER_MAS[1]:
         return 16
-    scanned = _words(private_text(header, 0x01F1, PHILIPS_PRIVATE, 0x4E))
+    scanned = _words(private_text(header, PrivateElement.PHILIPS_SCAN_TYPE))
     return 16 if scanned & HEAD_WORDS else 32 if scanned & BODY_WORDS else None
 
 

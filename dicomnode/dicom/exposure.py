@@ -12,15 +12,7 @@ from typing import Final
 
 from pydicom.dataset import Dataset
 
-from dicomnode.dicom.private_elements import (
-    CANON_PRIVATE,
-    GE_HELIOS,
-    GE_PARAMETERS,
-    GE_TIMING,
-    PHILIPS_PRIVATE,
-    private_number,
-    private_text,
-)
+from dicomnode.dicom.private_elements import PrivateElement, private_number, private_text
 from dicomnode.dicom.values import finite, items, number, text, texts
 
 CURRENT_MA: Final = (5.0, 1500.0)
@@ -64,7 +56,7 @@ def read_exposure(header: Dataset) -> Exposure:
     if mas is not None and not MAS[0] <= mas <= MAS[1]:
         flags.add("MAS_OUT_OF_RANGE")
         mas = None
-    planned = private_number(header, 0x01F1, PHILIPS_PRIVATE, 0x49)
+    planned = private_number(header, PrivateElement.PHILIPS_PLANNED_MAS)
     if mas is None and current is None and stated is None and _inside(planned, MAS):
         flags.add("MAS_PLANNED")
         mas = planned
@@ -98,8 +90,8 @@ def rotation_seconds(header: Dataset) -> float | None:
     """Time of one rotation, standard attribute first, then GE's and Philips' own."""
     candidates = (
         number(header, "RevolutionTime"),
-        private_number(header, 0x0019, GE_TIMING, 0x27),
-        private_number(header, 0x01F1, PHILIPS_PRIVATE, 0x27),
+        private_number(header, PrivateElement.GE_ROTATION),
+        private_number(header, PrivateElement.PHILIPS_ROTATION),
     )
     for value in candidates:
         seconds = value / 1000 if value is not None and value > 50 else value
@@ -113,12 +105,12 @@ def spiral_pitch(header: Dataset) -> float | None:
     if is_sequence(header):
         return None
     feed, collimation = number(header, "TableFeedPerRotation"), total_collimation_mm(header)
-    feed = feed or private_number(header, 0x0019, GE_TIMING, 0x23)
+    feed = feed or private_number(header, PrivateElement.GE_TABLE_FEED)
     candidates = (
         number(header, "SpiralPitchFactor"),
-        private_number(header, 0x0043, GE_PARAMETERS, 0x27),
-        private_number(header, 0x01F1, PHILIPS_PRIVATE, 0x26),
-        private_number(header, 0x7005, CANON_PRIVATE, 0x23),
+        private_number(header, PrivateElement.GE_PITCH),
+        private_number(header, PrivateElement.PHILIPS_PITCH),
+        private_number(header, PrivateElement.CANON_PITCH),
         feed / collimation if feed and collimation else None,
     )
     return next((value for value in candidates if _inside(value, PITCH)), None)
@@ -132,15 +124,13 @@ def total_collimation_mm(header: Dataset) -> float | None:
 
 def _private_collimations_mm(header: Dataset) -> Iterator[float]:
     # GE's row width is often declared with the wrong VR and then decodes to nearly 0.
-    rows = private_number(header, 0x0045, GE_HELIOS, 0x01)
-    yield (rows or 0.0) * (private_number(header, 0x0045, GE_HELIOS, 0x02) or 0.0)
-    used = private_text(header, 0x7005, CANON_PRIVATE, 0x09)
+    rows = private_number(header, PrivateElement.GE_ROWS)
+    yield (rows or 0.0) * (private_number(header, PrivateElement.GE_ROW_WIDTH) or 0.0)
+    used = private_text(header, PrivateElement.CANON_ROWS)
     if re.fullmatch(r"[01]+", used):
-        yield used.count("1") * (private_number(header, 0x7005, CANON_PRIVATE, 0x08) or 0.0)
-    for group, creator, offset in ((0x01F1, PHILIPS_PRIVATE, 0x4B), (0x7005, CANON_PRIVATE, 0x41)):
-        rows_by_width = re.fullmatch(
-            r"([\d.]+) *[xX*] *([\d.]+)", private_text(header, group, creator, offset)
-        )
+        yield used.count("1") * (private_number(header, PrivateElement.CANON_ROW_WIDTH) or 0.0)
+    for element in (PrivateElement.PHILIPS_COLLIMATION, PrivateElement.CANON_COLLIMATION):
+        rows_by_width = re.fullmatch(r"([\d.]+) *[xX*] *([\d.]+)", private_text(header, element))
         if rows_by_width:
             yield (finite(rows_by_width[1]) or 0.0) * (finite(rows_by_width[2]) or 0.0)
 

@@ -7,7 +7,7 @@ that are not get their classic names here, so that nothing else has to know of m
 
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
@@ -19,7 +19,7 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 from dicomnode.dicom.admission import label
 from dicomnode.dicom.parsing import MOST_ELEMENTS
-from dicomnode.dicom.private_elements import owned
+from dicomnode.dicom.private_elements import Gathered, gather
 from dicomnode.dicom.values import UNREADABLE, code_of, items, number, tags_of, text, texts
 from dicomnode.dicom.verbatim import copy_elements
 from dicomnode.errors import BrokenInstance, MixedSeries
@@ -134,8 +134,7 @@ def flat_headers(header: Dataset, name: str) -> tuple[Dataset, ...]:
             f"{name}: NumberOfFrames (0028,0008) is {frames}, {PER_FRAME} (5200,9230) has {len(groups)} items"
         )
     common = Dataset()
-    carried = (tag for tag in tags_of(header) if keyword_for_tag(tag) not in _LEFT_BEHIND)
-    _take(common, header, owned(carried, header, common))
+    _take(common, header, (tag for tag in tags_of(header) if keyword_for_tag(tag) not in _LEFT_BEHIND))
     one_beam = _is_one_beam(header, groups[0])
     for shared in items(header, SHARED)[:1]:
         _merge_groups(common, shared, one_beam)
@@ -147,6 +146,12 @@ def flat_headers(header: Dataset, name: str) -> tuple[Dataset, ...]:
         for number_of, group in enumerate(groups, start=first)
     ]
     _name_series(flats, _references(header))
+    whole = gather(
+        (header, *(place for one in items(header, SHARED)[:1] for place in _places(one))), Gathered()
+    )
+    for flat, group in zip(flats, groups, strict=True):
+        for element in gather(_places(group), whole).elements.values():
+            flat[element.tag] = element
     return tuple(flats)
 
 
@@ -235,6 +240,7 @@ def _flat(header: Dataset, common: Dataset, group: Dataset, frame: int, one_beam
     _name_classically(flat)
     _put(flat, "InstanceNumber", frame)
     flat.file_meta = header.file_meta
+    flat.set_original_encoding(*header.original_encoding)  # of private bytes without VR
     return flat
 
 
@@ -247,9 +253,9 @@ def _put(flat: Dataset, keyword: str, value: object) -> None:
 
 
 def _take(flat: Dataset, source: Dataset, tags: Iterable[BaseTag]) -> None:
-    """Take over elements as they were encoded, without converting them."""
+    """Take over elements as they were encoded, without converting them; private ones are gathered apart."""
     for tag in tags:
-        element = source.get_item(tag)
+        element = None if tag.is_private else source.get_item(tag)
         if element is not None:
             flat[tag] = element
 
@@ -262,11 +268,18 @@ def _merge_groups(flat: Dataset, group: Dataset, one_beam: bool) -> None:
         elif keyword in MERGED:
             found = items(group, keyword)
             out = _OF_ALL_FRAMES if keyword == _UNASSIGNED_SHARED else None
-            _take_item(flat, found[0], out) if len(found) == 1 else _take_agreed(flat, found, one_beam)
+            if len(found) == 1:
+                _take(flat, found[0], (one for one in tags_of(found[0]) if keyword_for_tag(one) != out))
+            else:
+                _take_agreed(flat, found, one_beam)
 
 
-def _take_item(flat: Dataset, item: Dataset, left_out: str | None) -> None:
-    _take(flat, item, owned((tag for tag in tags_of(item) if keyword_for_tag(tag) != left_out), item, flat))
+def _places(group: Dataset) -> Iterator[Dataset]:
+    """Where private elements may stand: beside the macros, and in those that are the same for all paths."""
+    yield group
+    for tag in tags_of(group):
+        found = items(group, keyword) if (keyword := keyword_for_tag(tag)) in MERGED else ()
+        yield from found if len(found) == 1 else ()
 
 
 def _take_agreed(flat: Dataset, found: Sequence[Dataset], one_beam: bool) -> None:

@@ -10,13 +10,7 @@ from typing import Final
 
 from pydicom.dataset import Dataset
 
-from dicomnode.dicom.private_elements import (
-    CANON_PRIVATE,
-    GE_HELIOS,
-    GE_RECONSTRUCTION,
-    PHILIPS_PRIVATE,
-    private_text,
-)
+from dicomnode.dicom.private_elements import PrivateElement, private_text
 from dicomnode.dicom.values import text, texts
 
 PLAIN: Final = "FILTER_BACK_PROJ"
@@ -29,10 +23,10 @@ PHILIPS_KERNEL: Final = re.compile(r"IMR", re.IGNORECASE)
 CANON_FILTER: Final = re.compile(r"AIDR|AICE|FIRST|PIQE|QDS|BOOST|\bNR\b", re.IGNORECASE)
 
 GE_WORDS: Final = (
-    (0x0053, GE_RECONSTRUCTION, 0x40),
-    (0x0053, GE_RECONSTRUCTION, 0x42),
-    (0x0053, GE_RECONSTRUCTION, 0x43),
-    (0x0045, GE_HELIOS, 0x3B),
+    PrivateElement.GE_ANNOTATION,
+    PrivateElement.GE_CONFIGURATION,
+    PrivateElement.GE_LEVEL,
+    PrivateElement.GE_IMAGE_FILTER,
 )
 """Annotation, configuration and level of ASiR or TrueFidelity; the noise reduction filter of the image."""
 NOTHING: Final = re.compile(
@@ -46,11 +40,11 @@ def is_iterative(header: Dataset) -> bool:
     algorithm = text(header, "ReconstructionAlgorithm").upper()
     if algorithm and algorithm != PLAIN:
         return True
-    if any(NOTHING.fullmatch(private_text(header, *where)) is None for where in GE_WORDS):
+    if any(NOTHING.fullmatch(private_text(header, element)) is None for element in GE_WORDS):
         return True
-    if NOTHING.fullmatch(private_text(header, 0x01F7, PHILIPS_PRIVATE, 0x9B)) is None:
+    if NOTHING.fullmatch(private_text(header, PrivateElement.PHILIPS_IDOSE)) is None:
         return True
-    if CANON_FILTER.search(private_text(header, 0x7005, CANON_PRIVATE, 0x0B)):
+    if CANON_FILTER.search(private_text(header, PrivateElement.CANON_FILTER)):
         return True
     return _by_kernel(header)
 

@@ -29,6 +29,7 @@ from dicomnode.dicom import functional_groups, multiframe, parsing, pixels, seri
 from dicomnode.dicom.functional_groups import CARRIED, CLASSIC_NAMES, ENHANCED_ONLY, MERGED, PER_PATH
 from dicomnode.dicom.marks import PRIVATE_SCHEME
 from dicomnode.dicom.policy import SAID_FOR_THE_SOURCE, TABLE
+from dicomnode.dicom.private_elements import PrivateElement
 from dicomnode.dicom.projection_tags import PROJECTION_TAGS
 from dicomnode.network import filing, header, protocol, receive
 from dicomnode.settings import Destination, Settings, all_keys
@@ -141,6 +142,15 @@ def test_what_becomes_of_a_frame_is_told(document: str) -> None:
     }
     assert renamed == {one: sorted(names.split()) for one, names in CLASSIC_NAMES.items()}
     assert left_out == ENHANCED_ONLY - CLASSIC_NAMES.keys() - {"ImageType"}
+
+
+def test_every_private_element_of_images_that_is_read_stands_there(document: str) -> None:
+    told = {
+        (row[0], row[2].strip("`"))
+        for row in rows_under(document, "Private elements that are read of images")
+    }
+    read = (element.value for element in PrivateElement)
+    assert told == {(f"({group:04X},xx{offset:02X})", creator) for group, creator, offset, _ in read}
 
 
 def test_every_private_element_of_projections_that_is_read_stands_there(document: str) -> None:

@@ -26,7 +26,7 @@ from dicomnode.dicom.exposure import (
     spiral_pitch,
     total_collimation_mm,
 )
-from dicomnode.dicom.private_elements import private_number, private_text
+from dicomnode.dicom.private_elements import PrivateElement, private_number, private_text
 from dicomnode.dicom.reconstruction import is_iterative
 from tests.dicom.dose_headers import GE, PHILIPS, SIEMENS, header, scan, siemens, with_phantom
 
@@ -197,17 +197,22 @@ def test_a_hitachi_that_comes_with_pydicom() -> None:
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
 def test_private_numbers_survive_the_loss_of_their_vr(syntax: str) -> None:
     order = ">" if syntax == ExplicitVRBigEndian else "<"
-    elements: list[Private] = [
-        (0x7005, "TOSHIBA_MEC_CT3", 0x63, "UN", struct.pack(order + "d", 7.5)),
-        (0x0045, "SOMEBODY", 0x02, "UN", struct.pack(order + "f", 0.625)),
-        (0x0045, "SOMEBODY", 0x01, "UN", struct.pack(order + "h", 64)),
-        (0x0045, "SOMEBODY", 0x03, "UN", b"12.5"),
-        (0x0045, "SOMEBODY", 0x04, "UN", b"HIGH"),
-    ]
-    data = travelled(with_private(header(), *elements), syntax)
-    assert private_number(data, *elements[0][:3]) == 7.5
-    assert [private_number(data, *one[:3]) for one in elements[1:]] == [0.625, 64, 12.5, None]
-    assert private_text(data, *elements[4][:3]) == "HIGH"
+    data = travelled(
+        with_private(
+            header(),
+            (0x7005, "TOSHIBA_MEC_CT3", 0x63, "UN", struct.pack(order + "d", 7.5)),
+            (0x0045, "GEMS_HELIOS_01", 0x02, "UN", struct.pack(order + "f", 0.625)),
+            (0x0045, "GEMS_HELIOS_01", 0x01, "UN", struct.pack(order + "h", 64)),
+            (0x0053, "GEHC_CT_ADVAPP_001", 0x40, "UN", b"12.5"),
+            (0x0045, "GEMS_HELIOS_01", 0x3B, "UN", b"HIGH"),
+        ),
+        syntax,
+    )
+    assert private_number(data, PrivateElement.CANON_CTDIVOL) == 7.5
+    numbers = PrivateElement.GE_ROW_WIDTH, PrivateElement.GE_ROWS, PrivateElement.GE_ANNOTATION
+    assert [private_number(data, one) for one in numbers] == [0.625, 64, 12.5]
+    assert private_number(data, PrivateElement.GE_IMAGE_FILTER) is None
+    assert private_text(data, PrivateElement.GE_IMAGE_FILTER) == "HIGH"
     assert read_dose([data]).ctdivol_mgy == (7.5,)
 
 
@@ -216,8 +221,9 @@ def test_a_private_element_of_another_kind_says_nothing() -> None:
     huge = (0x0045, "GEMS_HELIOS_01", 0x3B, "UN", b"A" * 20_000)
     several = (0x7005, "TOSHIBA_MEC_CT3", 0x63, "FD", [1.0, 2.0])
     data = travelled(with_private(header(), sequence, huge, several), ExplicitVRLittleEndian)
-    assert [private_text(data, *one[:3]) for one in (sequence, huge, several)] == ["", "", "1.0\\2.0"]
-    assert private_number(data, *several[:3]) is None
+    told = PrivateElement.GE_LEVEL, PrivateElement.GE_IMAGE_FILTER, PrivateElement.CANON_CTDIVOL
+    assert [private_text(data, one) for one in told] == ["", "", "1.0\\2.0"]
+    assert private_number(data, PrivateElement.CANON_CTDIVOL) is None
     assert not is_iterative(data)
 
 

@@ -149,53 +149,6 @@ def test_headers_of_frames_share_no_element_that_can_change(tmp_path: Path, clas
         assert header.AcquisitionTime == f"1015{at - 1:02d}.5"
 
 
-@pytest.mark.parametrize("group", ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"])
-def test_private_elements_in_the_groups_stay(tmp_path: Path, classic: list[Path], group: str) -> None:
-    """The dose of some makers stands there."""
-
-    def change(data: Dataset) -> None:
-        for item in data[group].value:
-            block = item.CTExposureSequence[0].private_block(0x0047, "DICOMNODE TEST", create=True)
-            block.add_new(0x01, "LO", "told")
-
-    shared = group.startswith("Shared")
-    path = make_enhanced(tmp_path / "m.dcm", classic, modulated=not shared, change=change)
-    assert {header[0x0047, 0x1001].value for header in read_series([path]).headers} == {"told"}
-
-
-def test_private_elements_of_converted_images_stay_with_their_creator(tmp_path: Path) -> None:
-    """What is the same in all images is shared, the creator's name too; what is not stands with the frame."""
-
-    def own(data: Dataset, index: int) -> None:
-        block = data.private_block(0x0047, "DICOMNODE TEST", create=True)
-        block.add_new(0x01, "LO", "told")
-        block.add_new(0x02, "LO", str(index))
-
-    def foreign(data: Dataset) -> None:
-        for group in data.PerFrameFunctionalGroupsSequence:
-            (item,) = group.UnassignedPerFrameConvertedAttributesSequence
-            item.add_new(0x00470010, "LO", "ANOTHER")
-
-    paths = make_series(tmp_path / "c", slices=3, change=own)
-    headers = read_series([make_legacy(tmp_path / "m.dcm", paths)]).headers
-    assert [header[0x0047, 0x1001].value for header in headers] == ["told"] * 3
-    assert [header[0x0047, 0x1002].value for header in headers] == ["0", "1", "2"]
-    headers = read_series([make_legacy(tmp_path / "f.dcm", paths, change=foreign)]).headers
-    assert {header[0x0047, 0x0010].value for header in headers} == {"DICOMNODE TEST"}
-    assert not any((0x0047, 0x1002) in header for header in headers), "of another creator"
-
-
-def test_private_elements_of_nobody_are_nobody_elses(tmp_path: Path, classic: list[Path]) -> None:
-    def change(data: Dataset) -> None:
-        data.add_new(0x00471001, "LO", "whose")
-        for item in data.PerFrameFunctionalGroupsSequence:
-            item.CTExposureSequence[0].private_block(0x0047, "DICOMNODE TEST", create=True)
-
-    headers = read_series([make_enhanced(tmp_path / "m.dcm", classic, change=change)]).headers
-    assert {header[0x0047, 0x0010].value for header in headers} == {"DICOMNODE TEST"}
-    assert not any((0x0047, 0x1001) in header for header in headers)
-
-
 def with_items(keyword: str, count: int) -> Callable[[Dataset], None]:
     """As many items of one element each, half of them within the others, for the object as a whole."""
 

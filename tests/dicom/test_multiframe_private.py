@@ -1,0 +1,194 @@
+"""Private elements of multi-frame objects: the dose of some makers, in blocks reserved by each place anew."""
+
+import struct
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from dicomnode.dicom.dose import read_dose
+from dicomnode.dicom.private_elements import PrivateElement, private_number, private_text
+from dicomnode.dicom.series import read_headers, read_series
+from tests.makers import make_series
+from tests.multiframe_makers import make_enhanced, make_legacy
+
+CANON = "TOSHIBA_MEC_CT3"
+Place = Callable[[Dataset], list[Dataset]]
+
+
+def root(data: Dataset) -> list[Dataset]:
+    return [data]
+
+
+def shared(data: Dataset) -> list[Dataset]:
+    return [data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]]
+
+
+def beside_the_macros(data: Dataset) -> list[Dataset]:
+    return [*data.PerFrameFunctionalGroupsSequence]
+
+
+def frames(data: Dataset) -> list[Dataset]:
+    return [group.CTExposureSequence[0] for group in data.PerFrameFunctionalGroupsSequence]
+
+
+def reserve(places: Sequence[Dataset], creator: str, block: int = 0x10) -> None:
+    for place in places:
+        place.add_new((0x7005, block), "LO", creator)
+
+
+def state(places: Sequence[Dataset], ctdivol_mgy: float, block: int = 0x10) -> None:
+    for place in places:
+        place.add_new((0x7005, (block << 8) + 0x63), "FD", ctdivol_mgy)
+
+
+def ctdivol_mgy(paths: Sequence[Path]) -> list[float | None]:
+    return [read_ctdivol(header) for header in read_headers(paths)]
+
+
+def read_ctdivol(header: Dataset) -> float | None:
+    return private_number(header, PrivateElement.CANON_CTDIVOL)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+@pytest.mark.parametrize("place", [root, shared, beside_the_macros, frames])
+def test_they_are_read_wherever_they_stand(
+    tmp_path: Path, classic: list[Path], place: Place, syntax: str
+) -> None:
+    def change(data: Dataset) -> None:
+        data.Manufacturer = "CANON_MEC"
+        for group in data.PerFrameFunctionalGroupsSequence:
+            del group.CTExposureSequence[0].CTDIvol
+        reserve(place(data), CANON)
+        state(place(data), 7.5)
+
+    path = make_enhanced(tmp_path / "m.dcm", classic, transfer_syntax=syntax, change=change)
+    assert fmean(read_dose(read_headers([path])).ctdivol_mgy) == pytest.approx(7.5), "spread by tube current"
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_numbers_that_lost_their_vr_are_read_in_the_order_of_the_file(
+    tmp_path: Path, classic: list[Path], syntax: str
+) -> None:
+    order = ">" if syntax == ExplicitVRBigEndian else "<"
+
+    def change(data: Dataset) -> None:
+        for place in frames(data):
+            place.add_new((0x7005, 0x10), "UN", b"TOSHIBA_MEC_CT3 ")
+            place.add_new((0x7005, 0x1063), "UN", struct.pack(order + "d", 7.5))
+
+    path = make_enhanced(tmp_path / "m.dcm", classic, transfer_syntax=syntax, change=change)
+    assert ctdivol_mgy([path]) == [7.5] * 6
+
+
+@pytest.mark.parametrize("around", [root, shared])
+@pytest.mark.parametrize(("block", "creator"), [(0x10, CANON), (0x11, CANON), (0x10, "ANOTHER MAKER")])
+def test_the_frames_own_comes_before_what_stands_around_it(
+    tmp_path: Path, classic: list[Path], around: Place, block: int, creator: str
+) -> None:
+    """Whichever block it has there, and whoever has that block elsewhere."""
+
+    def change(data: Dataset) -> None:
+        reserve(around(data), creator)
+        state(around(data), 99.0)
+        reserve(frames(data), CANON, block)
+        state(frames(data), 7.5, block)
+
+    assert ctdivol_mgy([make_enhanced(tmp_path / "m.dcm", classic, change=change)]) == [7.5] * 6
+
+
+def converted(data: Dataset) -> list[Dataset]:
+    groups = data.PerFrameFunctionalGroupsSequence
+    return [group.UnassignedPerFrameConvertedAttributesSequence[0] for group in groups]
+
+
+def unnamed(data: Dataset) -> None:
+    for place in converted(data):
+        del place[0x7005, 0x0010]
+
+
+def renamed(data: Dataset) -> None:
+    reserve(converted(data), "ANOTHER MAKER")
+
+
+def contradicted(data: Dataset) -> None:
+    unnamed(data)
+    reserve([data], "ANOTHER MAKER")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"), [(None, True), (unnamed, True), (renamed, False), (contradicted, False)]
+)
+def test_converted_images_have_what_they_share_and_what_they_do_not(
+    tmp_path: Path, change: Callable[[Dataset], None] | None, told: bool
+) -> None:
+    """Also where the creator is named among what they share alone, if nothing contradicts."""
+
+    def own(data: Dataset, index: int) -> None:
+        block = data.private_block(0x7005, CANON, create=True)
+        block.add_new(0x63, "FD", 7.0 + index)
+        block.add_new(0x41, "SH", "0.5x80")
+
+    path = make_legacy(tmp_path / "m.dcm", make_series(tmp_path / "c", slices=3, change=own), change=change)
+    headers = read_series([path]).headers
+    assert [read_ctdivol(one) for one in headers] == ([7.0, 8.0, 9.0] if told else [None] * 3)
+    assert {private_text(one, PrivateElement.CANON_COLLIMATION) for one in headers} == {"0.5x80"}
+
+
+def test_an_element_that_nobody_reserved_is_nobodys(tmp_path: Path, classic: list[Path]) -> None:
+    def change(data: Dataset) -> None:
+        state([data], 99.0)
+        reserve(frames(data), CANON)
+
+    assert ctdivol_mgy([make_enhanced(tmp_path / "m.dcm", classic, change=change)]) == [None] * 6
+
+
+def rewritten(path: Path, old: bytes, new: bytes) -> Path:
+    whole = path.read_bytes()
+    assert old in whole
+    assert len(old) == len(new)
+    path.write_bytes(whole.replace(old, new))
+    return path
+
+
+def test_one_that_cannot_be_read_costs_only_itself(tmp_path: Path, classic: list[Path]) -> None:
+    """As in a classic image. FD of six bytes."""
+
+    def change(data: Dataset) -> None:
+        reserve(frames(data), CANON)
+        for place in frames(data):
+            place.add_new((0x7005, 0x1063), "LO", "ABCDEF")
+            place.add_new((0x7005, 0x1041), "SH", "0.5x80")
+
+    path = make_enhanced(tmp_path / "m.dcm", classic, change=change)
+    rewritten(path, b"\x05\x70\x63\x10LO\x06\x00", b"\x05\x70\x63\x10FD\x06\x00")
+    headers = read_series([path]).headers
+    assert {read_ctdivol(one) for one in headers} == {None}
+    assert {private_text(one, PrivateElement.CANON_COLLIMATION) for one in headers} == {"0.5x80"}
+
+
+@pytest.mark.parametrize("element", [0x0010, 0x1063, 0x1099])
+@pytest.mark.parametrize("place", [root, shared, frames])
+def test_lists_of_items_in_private_elements_are_not_opened(
+    tmp_path: Path, element: int, place: Place
+) -> None:
+    """Neither as creator nor as what it reserves, for each frame or once: 20,000 items take half a second."""
+    bomb = b"\xfe\xff\x00\xe0\x00\x00\x00\x00" * 20_000
+    tag = struct.pack("<HH", 0x7005, element)
+
+    def change(data: Dataset) -> None:
+        reserve(frames(data), CANON)
+        state(frames(data), 7.5)
+        reserve(place(data)[:1], CANON)
+        place(data)[0].add_new((0x7005, element), "OB", bomb)
+
+    path = make_enhanced(tmp_path / "m.dcm", make_series(tmp_path / "c", slices=60), change=change)
+    rewritten(path, tag + b"OB", tag + b"SQ")
+    began = time.process_time()
+    found = ctdivol_mgy([path])
+    assert time.process_time() - began < 2.0
+    assert found[1:] == [7.5] * 59
