@@ -200,8 +200,9 @@ def _private_elements() -> Section:
         (
             "These are read beside the standard's attributes, for the dose and for how an image was "
             "reconstructed. They are found by their creator, whatever block it has reserved, also with value "
-            "representation UN; in a multi-frame object beside its functional groups and in them, where a "
-            "frame's own come first. They are in no derived object.",
+            "representation UN; in a multi-frame object outside its functional groups, beside the macros and "
+            "in those macros whose values are taken, where a frame's own come first and what each X-ray path "
+            "states for itself is not taken. They are in no derived object.",
             table("Private elements that are read of images", "Tag | What it tells | Private creator", rows),
         ),
     )

@@ -19,7 +19,7 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 from dicomnode.dicom.admission import label
 from dicomnode.dicom.parsing import MOST_ELEMENTS
-from dicomnode.dicom.private_elements import Gathered, gather
+from dicomnode.dicom.private_elements import Place, put_private
 from dicomnode.dicom.values import UNREADABLE, code_of, items, number, tags_of, text, texts
 from dicomnode.dicom.verbatim import copy_elements
 from dicomnode.errors import BrokenInstance, MixedSeries
@@ -146,12 +146,8 @@ def flat_headers(header: Dataset, name: str) -> tuple[Dataset, ...]:
         for number_of, group in enumerate(groups, start=first)
     ]
     _name_series(flats, _references(header))
-    whole = gather(
-        (header, *(place for one in items(header, SHARED)[:1] for place in _places(one))), Gathered()
-    )
-    for flat, group in zip(flats, groups, strict=True):
-        for element in gather(_places(group), whole).elements.values():
-            flat[element.tag] = element
+    around = [place for shared in items(header, SHARED)[:1] for place in _places(shared)]
+    put_private(flats, header, around, map(_places, groups))
     return tuple(flats)
 
 
@@ -274,12 +270,13 @@ def _merge_groups(flat: Dataset, group: Dataset, one_beam: bool) -> None:
                 _take_agreed(flat, found, one_beam)
 
 
-def _places(group: Dataset) -> Iterator[Dataset]:
-    """Where private elements may stand: beside the macros, and in those that are the same for all paths."""
-    yield group
+def _places(group: Dataset) -> Iterator[Place]:
+    """Where private elements may stand: beside the macros and in them."""
+    yield (group,)
     for tag in tags_of(group):
-        found = items(group, keyword) if (keyword := keyword_for_tag(tag)) in MERGED else ()
-        yield from found if len(found) == 1 else ()
+        keyword = keyword_for_tag(tag)
+        if keyword in MERGED:
+            yield items(group, keyword)
 
 
 def _take_agreed(flat: Dataset, found: Sequence[Dataset], one_beam: bool) -> None:

@@ -5,18 +5,17 @@ binary number.
 """
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Final
 
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.tag import BaseTag, Tag
 
-from dicomnode.dicom.values import UNREADABLE, finite, is_too_long, tags_of
+from dicomnode.dicom.values import UNREADABLE, finite, tags_of
 
 BINARY: Final = {2: "h", 4: "f", 8: "d"}
 """What bytes that are no text are by their number: SS, FL or FD."""
@@ -49,9 +48,16 @@ class PrivateElement(Enum):
     CANON_CTDIVOL = (0x7005, "TOSHIBA_MEC_CT3", 0x63, "CTDIvol, mGy")
 
 
-_READ: Final = frozenset(element.value[:3] for element in PrivateElement)
-_GROUPS: Final = frozenset(group for group, _, _ in _READ)
-_BLOCKS: Final = {pair: 0x10 + at for at, pair in enumerate(sorted({one[:2] for one in _READ}))}
+Key = tuple[int, str, int]
+"""Group, creator, and the low byte of the element number."""
+
+LONGEST: Final = 1024
+"""Bytes of a private value that is read; a list of items is one, too, until it is opened: 30 us an item."""
+
+_READ: Final = frozenset[Key](element.value[:3] for element in PrivateElement)
+_CREATORS: Final = {pair: 0x10 + at for at, pair in enumerate(sorted({key[:2] for key in _READ}))}
+"""The one block of each creator in the header of a frame."""
+_GROUPS: Final = frozenset(group for group, _ in _CREATORS)
 
 
 def private_text(header: Dataset, element: PrivateElement) -> str:
@@ -85,72 +91,103 @@ def _is_text(value: bytes) -> bool:
 
 def _value(header: Dataset, element: PrivateElement) -> object:
     group, creator, offset, _ = element.value
-    try:
-        block = header.private_block(group, creator)
-        if is_too_long(header.get_item(block.get_tag(offset))):
-            return None
-        value: object = block[offset].value
-    except UNREADABLE:
-        return None
-    return value
+    for tag in sorted(tag for tag in tags_of(header) if tag.group == group and tag.is_private_creator):
+        place = Tag(group, (tag.element << 8) + offset)
+        if _creator(header, tag) == creator and place in header:
+            found = _converted(header, place, creator)
+            return None if found is None else found.value
+    return None
 
 
-@dataclass(frozen=True)
-class Gathered:
-    """What is read of the private elements of several places of one object, the last place that has it.
+Place = Sequence[Dataset]
+"""Where private elements may stand: one item, or one for each X-ray path."""
+Reserved = Mapping[BaseTag, str]
+"""By the element that names it the creator of a block; empty where it is none of those that are read."""
+Elements = Mapping[Key, DataElement]
 
-    `creators` are those of all places, by the element that names them; empty where two places differ.
+
+def put_private(
+    flats: Iterable[Dataset], header: Dataset, shared: Sequence[Place], frames: Iterable[Iterable[Place]]
+) -> None:
+    """Give the header of each frame the private elements that are read: its own, else what it shares.
+
+    Each place reserves blocks of its own (PS3.5 7.8.1); for an element whose block it does not reserve, those
+    around it do: of converted images the creator may be shared where what it reserves is not.
     """
+    outer = _reserved([header])
+    known = _gathered(shared, _gathered([(header,)], {}, {}), outer)
+    around = _reserved([header, *(item for place in shared for item in place)])
+    for flat, places in zip(flats, frames, strict=True):
+        for (group, creator, _), element in _gathered(places, known, around).items():
+            block = Tag(group, _CREATORS[group, creator])
+            flat[block] = DataElement(block, "LO", creator)
+            flat[element.tag] = element
 
-    elements: Mapping[BaseTag, DataElement] = field(default_factory=dict)
-    creators: Mapping[BaseTag, str] = field(default_factory=dict)
 
-
-def gather(places: Iterable[Dataset], known: Gathered) -> Gathered:
-    """The private elements of these places, and what is known from those around them.
-
-    Each place reserves blocks of its own (PS3.5 7.8.1); here each creator gets one. Where a place names no
-    creator, that of the places before holds: of converted images it is shared, and what it reserves stands
-    with the frame where it differs.
-    """
-    elements, creators = dict(known.elements), dict(known.creators)
+def _gathered(places: Iterable[Place], known: Elements, around: Reserved) -> Elements:
+    """What X-ray paths state each is a share of a whole that nobody states. What is stated and cannot be read
+    is not known, whatever stands around."""
+    elements = dict(known)
     for place in places:
-        tags = [tag for tag in tags_of(place) if tag.group in _GROUPS]
-        own = {tag: _creator(place, tag) for tag in tags if tag.is_private_creator}
-        creators.update({tag: name if creators.get(tag, name) == name else "" for tag, name in own.items()})
-        elements.update(_read(place, tags, {**creators, **own}))
-    return Gathered(elements, creators)
+        for item in place:
+            for key, found in _read(item, around).items():
+                if found is None or len(place) > 1:
+                    elements.pop(key, None)
+                else:
+                    elements[key] = found
+    return elements
 
 
-def _read(
-    place: Dataset, tags: Iterable[BaseTag], creators: Mapping[BaseTag, str]
-) -> Iterator[tuple[BaseTag, DataElement]]:
-    for tag in tags:
-        creator = creators.get(Tag(tag.group, tag.element >> 8), "")
-        if (tag.group, creator, tag.element & 0xFF) not in _READ:
-            continue
-        found = _converted(place, tag, creator)
-        if found is not None:
-            reserved = Tag(tag.group, _BLOCKS[tag.group, creator])
-            yield reserved, DataElement(reserved, "LO", creator)
-            moved = Tag(tag.group, (reserved.element << 8) + (tag.element & 0xFF))
-            yield moved, DataElement(moved, found.VR, found.value, already_converted=True)
+def _reserved(places: Iterable[Dataset]) -> Reserved:
+    """The blocks of all these places, nobody's where they differ."""
+    found: dict[BaseTag, str] = {}
+    for place in places:
+        for tag, creator in _own(place).items():
+            found[tag] = creator if found.get(tag, creator) == creator else ""
+    return found
+
+
+def _read(place: Dataset, around: Reserved) -> dict[Key, DataElement | None]:
+    """Of several blocks of one creator the first, as in a classic image; None of what cannot be read."""
+    elements: dict[Key, DataElement | None] = {}
+    own = _own(place)
+    for tag in sorted(tag for tag in tags_of(place) if tag.group in _GROUPS):
+        block = Tag(tag.group, tag.element >> 8)
+        creator = own[block] if block in own else around.get(block, "")
+        key = tag.group, creator, tag.element & 0xFF
+        if key in _READ and key not in elements:
+            found = _converted(place, tag, creator)
+            elements[key] = None if found is None else _moved(found, tag.group, creator)
+    return elements
+
+
+def _moved(element: DataElement, group: int, creator: str) -> DataElement:
+    tag = Tag(group, (_CREATORS[group, creator] << 8) + (element.tag.element & 0xFF))
+    return DataElement(tag, element.VR, element.value, already_converted=True)
+
+
+def _own(place: Dataset) -> dict[BaseTag, str]:
+    tags = [tag for tag in tags_of(place) if tag.group in _GROUPS and tag.is_private_creator]
+    names = {tag: _creator(place, tag) for tag in tags}
+    return {tag: name if (tag.group, name) in _CREATORS else "" for tag, name in names.items()}
 
 
 def _creator(place: Dataset, tag: BaseTag) -> str:
-    found = _converted(place, tag, "")
-    return "" if found is None else str(found.value).strip(" \0")
+    found = place.get_item(tag, keep_deferred=True)
+    value = b"" if found is None else found.value
+    if isinstance(value, bytes) and len(value) <= LONGEST:
+        return value.decode("ascii", "replace").strip(" \0")
+    return value.strip(" \0") if isinstance(value, str) else ""
 
 
 def _converted(place: Dataset, tag: BaseTag, creator: str) -> DataElement | None:
-    """Not in its place, which the frames may share; None of a sequence, and of what cannot be read."""
-    encoded = place.get_item(tag)
-    if encoded is None or encoded.VR == "SQ" or is_too_long(encoded):
+    """Not in its place, which frames may share; None of a list of items, and of what cannot be read."""
+    encoded = place.get_item(tag, keep_deferred=True)
+    if encoded is None or (isinstance(encoded, RawDataElement) and len(encoded.value or b"") > LONGEST):
         return None
     alone = Dataset()
     try:
-        if creator:
-            alone.add_new(Tag(tag.group, tag.element >> 8), "LO", creator)
+        alone.add_new(Tag(tag.group, tag.element >> 8), "LO", creator)
         alone[tag] = encoded
         element = alone[tag]
     except UNREADABLE:

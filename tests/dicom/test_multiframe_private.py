@@ -1,5 +1,6 @@
 """Private elements of multi-frame objects: the dose of some makers, in blocks reserved by each place anew."""
 
+import copy
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -156,9 +157,11 @@ def rewritten(path: Path, old: bytes, new: bytes) -> Path:
 
 
 def test_one_that_cannot_be_read_costs_only_itself(tmp_path: Path, classic: list[Path]) -> None:
-    """As in a classic image. FD of six bytes."""
+    """As in a classic image, and what stands around it is not taken for it. FD of six bytes."""
 
     def change(data: Dataset) -> None:
+        reserve([data], CANON)
+        state([data], 99.0)
         reserve(frames(data), CANON)
         for place in frames(data):
             place.add_new((0x7005, 0x1063), "LO", "ABCDEF")
@@ -171,24 +174,93 @@ def test_one_that_cannot_be_read_costs_only_itself(tmp_path: Path, classic: list
     assert {private_text(one, PrivateElement.CANON_COLLIMATION) for one in headers} == {"0.5x80"}
 
 
+@pytest.mark.parametrize("element", [0x0010, 0x1063])
+@pytest.mark.parametrize("place", [root, shared, frames])
+def test_an_empty_element_of_no_known_vr_costs_only_itself(
+    tmp_path: Path, classic: list[Path], place: Place, element: int
+) -> None:
+    tag = struct.pack("<HH", 0x7005, element)
+
+    def change(data: Dataset) -> None:
+        reserve(place(data), CANON)
+        state(place(data), 7.5)
+        place(data)[0].add_new((0x7005, element), "LO", "")
+
+    path = make_enhanced(tmp_path / "m.dcm", classic, change=change)
+    rewritten(path, tag + b"LO\0\0", tag + b"ZZ\0\0")
+    assert ctdivol_mgy([path])[0] is None
+
+
+def test_what_each_ray_path_states_is_no_whole(tmp_path: Path, classic: list[Path]) -> None:
+    def change(data: Dataset) -> None:
+        reserve([data], CANON)
+        state([data], 99.0)
+        reserve(frames(data), CANON)
+        state(frames(data), 3.5)
+        for group in data.PerFrameFunctionalGroupsSequence:
+            group.CTExposureSequence.append(copy.deepcopy(group.CTExposureSequence[0]))
+
+    assert ctdivol_mgy([make_enhanced(tmp_path / "m.dcm", classic, change=change)]) == [None] * 6
+
+
+@pytest.mark.parametrize(("first", "told"), [(True, 7.5), (False, 8.0)])
+def test_of_two_blocks_of_one_creator_the_first_that_has_it_counts(
+    tmp_path: Path, classic: list[Path], first: bool, told: float
+) -> None:
+    def change(data: Dataset) -> None:
+        reserve(frames(data), CANON)
+        reserve(frames(data), CANON, 0x11)
+        state(frames(data), 8.0, 0x11)
+        if first:
+            state(frames(data), 7.5)
+
+    path = make_enhanced(tmp_path / "m.dcm", classic, change=change)
+    assert ctdivol_mgy([path]) == [told] * 6
+    plain = Dataset()
+    reserve([plain], CANON)
+    reserve([plain], CANON, 0x11)
+    state([plain], 8.0, 0x11)
+    if first:
+        state([plain], 7.5)
+    assert read_ctdivol(plain) == told
+
+
+BOMB = b"\xfe\xff\x00\xe0\x00\x00\x00\x00" * 200_000
+"""Empty items. To open them takes five seconds."""
+
+
 @pytest.mark.parametrize("element", [0x0010, 0x1063, 0x1099])
 @pytest.mark.parametrize("place", [root, shared, frames])
 def test_lists_of_items_in_private_elements_are_not_opened(
-    tmp_path: Path, element: int, place: Place
+    tmp_path: Path, classic: list[Path], element: int, place: Place
 ) -> None:
-    """Neither as creator nor as what it reserves, for each frame or once: 20,000 items take half a second."""
-    bomb = b"\xfe\xff\x00\xe0\x00\x00\x00\x00" * 20_000
+    """Neither as creator nor as what it reserves."""
     tag = struct.pack("<HH", 0x7005, element)
 
     def change(data: Dataset) -> None:
         reserve(frames(data), CANON)
         state(frames(data), 7.5)
         reserve(place(data)[:1], CANON)
-        place(data)[0].add_new((0x7005, element), "OB", bomb)
+        place(data)[0].add_new((0x7005, element), "OB", BOMB)
 
-    path = make_enhanced(tmp_path / "m.dcm", make_series(tmp_path / "c", slices=60), change=change)
-    rewritten(path, tag + b"OB", tag + b"SQ")
+    path = rewritten(make_enhanced(tmp_path / "m.dcm", classic, change=change), tag + b"OB", tag + b"SQ")
     began = time.process_time()
     found = ctdivol_mgy([path])
     assert time.process_time() - began < 2.0
-    assert found[1:] == [7.5] * 59
+    assert found[1:] == [7.5] * 5
+
+
+@pytest.mark.parametrize("element", [0x0010, 0x1063])
+def test_nor_are_those_of_classic_images(tmp_path: Path, element: int) -> None:
+    tag = struct.pack("<HH", 0x7005, element)
+
+    def change(data: Dataset, index: int) -> None:
+        reserve([data], CANON)
+        data.add_new((0x7005, element), "OB", BOMB)
+
+    (path,) = make_series(tmp_path / "c", slices=1, change=change)
+    headers = read_headers([rewritten(path, tag + b"OB", tag + b"SQ")])
+    began = time.process_time()
+    assert [read_ctdivol(header) for header in headers] == [None]
+    assert read_dose(headers).ctdivol_mgy
+    assert time.process_time() - began < 1.0
