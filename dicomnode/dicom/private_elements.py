@@ -15,6 +15,7 @@ from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.tag import BaseTag, Tag
 
+from dicomnode.dicom.admission import PROJECTION_GROUPS
 from dicomnode.dicom.values import UNREADABLE, finite, tags_of
 
 BINARY: Final = {2: "h", 4: "f", 8: "d"}
@@ -111,17 +112,30 @@ def put_private(
 ) -> None:
     """Give the header of each frame the private elements that are read: its own, else what it shares.
 
-    Each place reserves blocks of its own (PS3.5 7.8.1); for an element whose block it does not reserve, those
-    around it do: of converted images the creator may be shared where what it reserves is not.
+    Each place reserves blocks of its own (PS3.5 7.8.1); for an element whose block it does not reserve, the
+    object does: of converted images the creator may be shared where what it reserves is not. Of measured
+    projections nothing is read here; that they are some is kept.
     """
     outer = _reserved([header])
     known = _gathered(shared, _gathered([(header,)], {}, {}), outer)
     around = _reserved([header, *(item for place in shared for item in place)])
-    for flat, places in zip(flats, frames, strict=True):
+    measured = _projection_groups([(header,), *shared])
+    for flat, own in zip(flats, frames, strict=True):
+        places = [*own]
         for (group, creator, _), element in _gathered(places, known, around).items():
-            block = Tag(group, _CREATORS[group, creator])
-            flat[block] = DataElement(block, "LO", creator)
+            _name(flat, Tag(group, _CREATORS[group, creator]), creator)
             flat[element.tag] = element
+        for group in measured | _projection_groups(places):
+            _name(flat, Tag(group, 0x10), "")
+
+
+def _name(flat: Dataset, block: BaseTag, creator: str) -> None:
+    flat[block] = DataElement(block, "LO", creator)
+
+
+def _projection_groups(places: Iterable[Place]) -> set[int]:
+    found = {tag.group for place in places for item in place for tag in tags_of(item)}
+    return found.intersection(PROJECTION_GROUPS)
 
 
 def _gathered(places: Iterable[Place], known: Elements, around: Reserved) -> Elements:

@@ -14,6 +14,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from dicomnode.dicom.dose import read_dose
 from dicomnode.dicom.private_elements import PrivateElement, private_number, private_text
 from dicomnode.dicom.series import read_headers, read_series
+from dicomnode.errors import ProjectionSeries
 from tests.makers import make_series
 from tests.multiframe_makers import make_enhanced, make_legacy
 
@@ -223,6 +224,21 @@ def test_of_two_blocks_of_one_creator_the_first_that_has_it_counts(
     if first:
         state([plain], 7.5)
     assert read_ctdivol(plain) == told
+
+
+@pytest.mark.parametrize("element", [0x0010, 0x1010])
+@pytest.mark.parametrize("place", [root, shared, beside_the_macros, frames])
+def test_frames_of_measured_projections_are_no_images(
+    tmp_path: Path, classic: list[Path], place: Place, element: int
+) -> None:
+    """In part or whole, with the name of their creator or without it."""
+
+    def change(data: Dataset) -> None:
+        place(data)[-1].add_new((0x7029, element), "LO", "1")
+
+    path = make_enhanced(tmp_path / "m.dcm", classic, change=change)
+    with pytest.raises(ProjectionSeries, match="measured projections"):
+        read_series([path])
 
 
 BOMB = b"\xfe\xff\x00\xe0\x00\x00\x00\x00" * 200_000
