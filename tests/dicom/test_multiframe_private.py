@@ -13,6 +13,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from dicomnode.dicom.dose import read_dose
 from dicomnode.dicom.private_elements import PrivateElement, private_number, private_text
+from dicomnode.dicom.projections import read_projections
 from dicomnode.dicom.series import read_headers, read_series
 from dicomnode.errors import ProjectionSeries
 from tests.makers import make_series
@@ -234,11 +235,13 @@ def test_frames_of_measured_projections_are_no_images(
     """In part or whole, with the name of their creator or without it."""
 
     def change(data: Dataset) -> None:
-        place(data)[-1].add_new((0x7029, element), "LO", "1")
+        place(data)[-1].add_new((0x7029, element), "LO", "1")  # of the frames the last
 
     path = make_enhanced(tmp_path / "m.dcm", classic, change=change)
-    with pytest.raises(ProjectionSeries, match="measured projections"):
+    with pytest.raises(ProjectionSeries, match=r"frame \d holds measured projections"):
         read_series([path])
+    with pytest.raises(ProjectionSeries, match="send each view as an object of its own"):
+        read_projections([path])
 
 
 BOMB = b"\xfe\xff\x00\xe0\x00\x00\x00\x00" * 200_000
