@@ -2,7 +2,6 @@
 
 import copy
 import struct
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -18,6 +17,7 @@ from dicomnode.dicom.series import read_headers, read_series
 from dicomnode.errors import ProjectionSeries
 from tests.makers import make_series
 from tests.multiframe_makers import make_enhanced, make_legacy
+from tests.processor import within
 
 CANON = "TOSHIBA_MEC_CT3"
 Place = Callable[[Dataset], list[Dataset]]
@@ -263,10 +263,7 @@ def test_lists_of_items_in_private_elements_are_not_opened(
         place(data)[0].add_new((0x7005, element), "OB", BOMB)
 
     path = rewritten(make_enhanced(tmp_path / "m.dcm", classic, change=change), tag + b"OB", tag + b"SQ")
-    began = time.process_time()
-    found = ctdivol_mgy([path])
-    assert time.process_time() - began < 2.0
-    assert found[1:] == [7.5] * 5
+    assert within(2.0, lambda: ctdivol_mgy([path]))[1:] == [7.5] * 5
 
 
 @pytest.mark.parametrize("element", [0x0010, 0x1063])
@@ -278,8 +275,6 @@ def test_nor_are_those_of_classic_images(tmp_path: Path, element: int) -> None:
         data.add_new((0x7005, element), "OB", BOMB)
 
     (path,) = make_series(tmp_path / "c", slices=1, change=change)
-    headers = read_headers([rewritten(path, tag + b"OB", tag + b"SQ")])
-    began = time.process_time()
-    assert [read_ctdivol(header) for header in headers] == [None]
-    assert read_dose(headers).ctdivol_mgy
-    assert time.process_time() - began < 1.0
+    rewritten(path, tag + b"OB", tag + b"SQ")
+    assert within(1.0, lambda: read_dose(read_headers([path]))).ctdivol_mgy
+    assert within(1.0, lambda: ctdivol_mgy([path])) == [None]

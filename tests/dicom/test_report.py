@@ -1,5 +1,4 @@
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +17,7 @@ from dicomnode.dicom.report import write_report
 from dicomnode.dicom.series import read_series
 from dicomnode.quality import TISSUES_HU
 from tests.makers import make_series
+from tests.processor import within
 
 Errors = Callable[[Path], Counter[str]]
 
@@ -195,12 +195,7 @@ def test_a_report_on_800_slices_costs_under_a_second_and_300_kb(
 ) -> None:
     series = read_series(make_series(tmp_path / "s", slices=800))
     derived = write_derived(series, series.hounsfield, identity, provenance, tmp_path / "derived")
-    seconds = []
-    for _ in range(3):
-        began = time.process_time()  # of this process alone: others may be busy beside it
-        path = write_report(series, derived, identity, provenance, tmp_path / "report.dcm")
-        seconds.append(time.process_time() - began)
-    assert min(seconds) < 1.0
+    path = within(1.0, lambda: write_report(series, derived, identity, provenance, tmp_path / "report.dcm"))
     assert path.stat().st_size < 300_000
     report = dcmread(path)
     (study,) = report.CurrentRequestedProcedureEvidenceSequence
