@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from hypothesis import settings
 
 from dicomnode.__main__ import main
 from tests.makers import make_series
+
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 SHARED_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 

@@ -164,7 +164,7 @@ def described(draw: st.DrawFn) -> tuple[list[str], str]:
     return terms, draw(st.text(letters, min_size=1, max_size=20)).strip() + "."
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(described())
 def test_every_reader_reads_any_mixture(
     tmp_path: Path, program: Callable[[str], str], given: tuple[list[str], str]
@@ -176,7 +176,7 @@ def test_every_reader_reads_any_mixture(
         assert by_dcmtk(program("dcmdump"), tmp_path, terms, value) == words
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     described(),
     st.text(st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="\\"), max_size=12),

@@ -251,7 +251,7 @@ def test_one_file_that_cannot_be_read_keeps_all_together(tmp_path: Path) -> None
     assert set(stack.paths) == {*one, *two}
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.permutations(range(9)))
 def test_the_order_of_arrival_does_not_count(tmp_path: Path, order: list[int]) -> None:
     paths = sorted(tmp_path.rglob("*.dcm"))
