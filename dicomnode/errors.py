@@ -190,7 +190,7 @@ class DoseUnknown(SeriesRefused):
 
 
 class ProjectionSeries(SeriesRefused):
-    """Measured projections (DICOM-CT-PD), which are no images; the ways to refuse those are below."""
+    """Measured projections (DICOM-CT-PD) in a form that is not read; narrower refusals are below."""
 
     rule = "measured-projections"
 

@@ -19,7 +19,7 @@ from dicomnode.dicom.admission import PROJECTION_GROUPS
 from dicomnode.dicom.dose import DoseSource
 from dicomnode.dicom.private_elements import PrivateElement
 from dicomnode.dicom.projection_tags import CREATORS, PROJECTION_TAGS
-from dicomnode.errors import BrokenInstance, HelicalProjections, NoRawMode
+from dicomnode.errors import BrokenInstance, HelicalProjections, NoRawMode, ProjectionSeries
 from dicomnode.network import protocol, send
 from dicomnode.settings import Settings
 
@@ -224,9 +224,10 @@ def _projections() -> Section:
             "whose slices make one even stack is reconstructed from its cleaned rays to CT images. These say "
             "in Derivation Description of how many measured views a slice was made; each names as its source "
             "one of them, with Spatial Locations Preserved NO. Without a raw mode such a scan is refused by "
-            f"the rule {code(NoRawMode.rule)}; helical ones are by {code(HelicalProjections.rule)}, others "
-            "by what is wrong with them. Elements are found by group and low byte in whatever private "
-            "block they stand, also with value representation UN.",
+            f"the rule {code(NoRawMode.rule)}; helical ones are by {code(HelicalProjections.rule)}, those "
+            f"in multi-frame objects by {code(ProjectionSeries.rule)}, others by what is wrong with them. "
+            "Elements are found by group and low byte in whatever private block they stand, also with value "
+            "representation UN.",
             table("Private elements that are read of projections", "Tag | Name | VR | Private creator", rows),
         ),
     )

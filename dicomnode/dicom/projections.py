@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from dicomnode.dicom.acquisition import DISTANCE_MM, Acquisition, Detector, read_acquisition
-from dicomnode.dicom.admission import MULTI_FRAME_CLASSES, label
+from dicomnode.dicom.admission import label
+from dicomnode.dicom.multiframe import is_multi_frame
 from dicomnode.dicom.pixels import StoredPixels, rescale
 from dicomnode.dicom.projection_tags import PROJECTION_TAGS, projection_number, projection_numbers
 from dicomnode.dicom.series import read_headers, read_stored
@@ -78,19 +79,19 @@ class MeasuredProjections:
 def read_projections(paths: Sequence[Path]) -> MeasuredProjections:
     """Read and check the files of one series; nothing is kept of a series that breaks a rule.
 
-    :raises SeriesRefused: ProjectionSeries (views in a multi-frame object), HelicalProjections, MissingViews,
+    :raises SeriesRefused: ProjectionSeries (also a multi-frame object), HelicalProjections, MissingViews,
         UnknownDetector, SpectralProjections, ProjectionsTooLarge, InconsistentProjections, DuplicatePosition;
         BrokenInstance or Undecodable for a single file.
     """
     if not paths:
         raise BrokenInstance("no files: a scan has at least one turn of views")
-    header = read_headers(paths[:1])[0]
-    if text(header, "SOPClassUID") in MULTI_FRAME_CLASSES:
-        raise ProjectionSeries(
-            "measured projections (DICOM-CT-PD) in a multi-frame object are not read; send each view as an "
-            "object of its own"
-        )
-    acquisition = read_acquisition(header)
+    for path in paths:
+        if is_multi_frame(path):
+            raise ProjectionSeries(
+                f"{path.name} is a multi-frame object; measured projections (DICOM-CT-PD) are read from CT "
+                "images of one view each: send each view as one"
+            )
+    acquisition = read_acquisition(read_headers(paths[:1])[0])
     detector = acquisition.detector
     samples = len(paths) * detector.rows * detector.columns
     if samples > MOST_SAMPLES:

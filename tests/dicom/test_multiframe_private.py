@@ -12,7 +12,6 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from dicomnode.dicom.dose import read_dose
 from dicomnode.dicom.private_elements import PrivateElement, private_number, private_text
-from dicomnode.dicom.projections import read_projections
 from dicomnode.dicom.series import read_headers, read_series
 from dicomnode.errors import ProjectionSeries
 from tests.makers import make_series
@@ -240,8 +239,6 @@ def test_frames_of_measured_projections_are_no_images(
     path = make_enhanced(tmp_path / "m.dcm", classic, change=change)
     with pytest.raises(ProjectionSeries, match=r"frame \d holds measured projections"):
         read_series([path])
-    with pytest.raises(ProjectionSeries, match="send each view as an object of its own"):
-        read_projections([path])
 
 
 BOMB = b"\xfe\xff\x00\xe0\x00\x00\x00\x00" * 200_000

@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    EnhancedCTImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from dicomnode.demo.projections import scan, write_projections
 from dicomnode.dicom.projection_tags import CREATORS, PROJECTION_TAGS
@@ -18,6 +23,8 @@ from dicomnode.dicom.projections import MeasuredProjections, read_projections
 from dicomnode.dicom.series import read_series
 from dicomnode.errors import ProjectionSeries, SeriesRefused
 from tests.fan_makers import disc, small
+from tests.makers import make_series
+from tests.multiframe_makers import make_enhanced
 
 pytestmark = pytest.mark.slow
 
@@ -72,6 +79,28 @@ def rule_of(paths: list[Path]) -> str:
     assert "Phantom" not in str(refused.value)
     assert "PHANTOM-PD" not in str(refused.value)
     return refused.value.rule
+
+
+@pytest.mark.parametrize("at", [0, 12, 24])
+@pytest.mark.parametrize("holds", [False, True])
+def test_a_multi_frame_object_among_the_views_is_named_wherever_it_stands(
+    plain: list[Path], tmp_path: Path, at: int, holds: bool
+) -> None:
+    def project(data: Dataset) -> None:
+        if holds:
+            put("DetectorFocalCenterAngularPosition", 0.0)(data)
+
+    frames = make_enhanced(tmp_path / "frames.dcm", make_series(tmp_path / "images"), change=project)
+    with pytest.raises(ProjectionSeries, match=r"frames\.dcm is a multi-frame object") as refused:
+        read_projections([*plain[:at], frames, *plain[at:]])
+    assert refused.value.rule == ProjectionSeries.rule
+
+
+def test_views_are_views_whatever_class_their_data_set_names(plain: list[Path]) -> None:
+    def claim(data: Dataset) -> None:
+        data.SOPClassUID = EnhancedCTImageStorage
+
+    assert read_projections(change(plain, claim)).views == 24
 
 
 # --- round trips --------------------------------------------------------------------------------------

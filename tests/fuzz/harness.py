@@ -46,6 +46,7 @@ from dicomnode.settings import DoseReference
 from dicomnode.spool import Spool
 from tests.fuzz.mutations import CANARY
 from tests.fuzz.sources import Case, Source, case
+from tests.processor import with_children
 
 SECONDS = 2.0
 MEMORY_BYTES = 2**30
@@ -174,16 +175,6 @@ def serve(pipe: Connection, sources: dict[str, Source], folder: Path, warm: bool
         pipe.send(play(case(sources[source], seed), folder))
 
 
-def _processor_seconds() -> float:
-    """Of this process, its children that ended, and those that live: the decoder."""
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    ticks = 0
-    for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
-        fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return time.process_time() + ended.ru_utime + ended.ru_stime + ticks / os.sysconf("SC_CLK_TCK")
-
-
 def _start_peak() -> int:
     """Forget the largest resident size so far; the present one."""
     Path("/proc/self/clear_refs").write_text("5")
@@ -213,7 +204,7 @@ def play(one: Case, folder: Path) -> Outcome:
     log = _Log()
     trouble, verdict, told = "", "", ""
     with log:
-        began, used = time.monotonic(), [_processor_seconds()]
+        began, used = time.monotonic(), [with_children()]
         # Finding what is no DicomnodeError is what this is for.
         try:
             verdict, told = _everything(
@@ -223,7 +214,7 @@ def play(one: Case, folder: Path) -> Outcome:
             frames = traceback.extract_tb(error.__traceback__)[-3:]
             where = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames))
             trouble = f"{type(error).__name__} at {where}: {str(error)[:200]}"
-        used.append(_processor_seconds())
+        used.append(with_children())
         seconds = max(after - before for before, after in pairwise(used))
         wall_seconds = time.monotonic() - began
     memory_bytes = _peak_bytes() - before_bytes
@@ -291,10 +282,10 @@ def _everything(paths: list[Path], folder: Path, used: list[float], with_report:
     for path in folder.glob("*.dcm"):
         with contextlib.suppress(OSError, NetworkError, InstanceRefused, ValueError):
             read_file_header(path)
-    used.append(_processor_seconds())
+    used.append(with_children())
     with contextlib.suppress(SeriesRefused):
         _look(paths)
-    used.append(_processor_seconds())
+    used.append(with_children())
     try:
         verdict = _enhance_nothing(paths, folder, with_report)
     except SeriesRefused as refused:

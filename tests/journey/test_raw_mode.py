@@ -17,7 +17,7 @@ from dicomnode.engines.need import raw
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.need.poisson import EXTENDED
 from dicomnode.engines.unet import UNet, UNetShape
-from dicomnode.errors import GapInSeries, NoRawMode
+from dicomnode.errors import GapInSeries, NoRawMode, ProjectionSeries
 from dicomnode.journey.matching import slice_facts
 from dicomnode.journey.projections import reconstruct_views
 from dicomnode.journey.raw_mode import Taken, match_taken, measured_rays, take_up
@@ -27,6 +27,7 @@ from dicomnode.settings import Dose
 from tests.dicom.test_projections import put
 from tests.fan_makers import disc, small
 from tests.makers import make_series
+from tests.multiframe_makers import make_enhanced
 
 SIDE = 64
 SCANNER = small(
@@ -214,3 +215,19 @@ def test_a_model_for_images_refuses_and_images_are_taken_up_as_they_are(
     one = take_up(images, raw_engine)
     assert (one.projections, one.photons, one.views) == (None, None, 0)
     assert np.array_equal(one.series.hounsfield, read_series(images).hounsfield)
+
+
+@pytest.mark.parametrize("enhanced", [False, True])
+def test_projections_in_a_multi_frame_object_are_refused_by_that(
+    tmp_path: Path, image_engine: NeedEngine, raw_engine: NeedEngine, enhanced: bool
+) -> None:
+    """Also by a model for images: to send them to another model would not help."""
+    project = put("DetectorFocalCenterAngularPosition", 0.0)
+    frames = make_enhanced(
+        tmp_path / "frames.dcm",
+        make_series(tmp_path),
+        change=lambda data: project(data.PerFrameFunctionalGroupsSequence[-1]),
+    )
+    for engine in (raw_engine, image_engine):
+        with pytest.raises(ProjectionSeries, match="is a multi-frame object"):
+            take_up([frames], engine, SIDE, enhanced=enhanced)
