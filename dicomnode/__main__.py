@@ -119,6 +119,7 @@ def check(arguments: argparse.Namespace) -> int:
     settings = load_settings(arguments.config)
     free_bytes = _try_spool(settings.node.spool)
     from dicomnode.engines.catalog import load_engine
+    from dicomnode.engines.enhance import try_out
 
     asked = settings.engine
     engine = load_engine(asked.models_folder, asked.model, asked.device, asked.threads)
@@ -131,6 +132,7 @@ def check(arguments: argparse.Namespace) -> int:
     if free_bytes < settings.node.reserve_bytes:
         free_gib = free_bytes / 2**30
         print(f"warning      only {free_gib:.1f} GiB are free, less than the reserve: images will be refused")
+    try_out(engine)
     print(f"model        {engine.card.id} {engine.card.version}, weights {engine.weights_digest[:12]}")
     return 0
 

@@ -285,6 +285,10 @@ class WeightsMismatch(ModelError):
     """The weights are not the ones their card names."""
 
 
+class DeviceFull(DicomnodeError):
+    """The memory of the GPU does not hold the work; it may once other work on it has ended."""
+
+
 class TrainingError(DicomnodeError):
     """Training or evaluation cannot go on."""
 

@@ -23,6 +23,9 @@ def load_engine(
     folder = models_folder / model_id
     card = load_card(folder)
     place = chosen_device(device)
+    if place.type == "cuda":  # the same pixels each time, and sums as exact as a processor's
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = False
     if threads:
         torch.set_num_threads(threads)
     projection, image = (placed(_network(folder, part), place) for part in (card.projection, card.image))
@@ -41,11 +44,14 @@ def chosen_device(name: str) -> torch.device:
     """`auto`, `cpu` or `cuda` as a device. Raises ModelError where there is none of the kind."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    device = torch.device(name)
+    gpus = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        seen = f"{gpus} of them" if gpus else "no GPU"
         raise ModelError(
-            f"engine.device is {name} (or --device), but torch sees no GPU: set it to auto or cpu"
+            f"engine.device is {name} (or --device), but torch sees {seen}: set it to auto or cpu"
         )
-    return torch.device(name)
+    return device
 
 
 def _network(folder: Path, part: Network) -> UNet:

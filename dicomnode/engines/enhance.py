@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dicomnode.engines.batches import in_batches, usual_batch
 from dicomnode.engines.bounds import bounded
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.start_step import StartStep
@@ -37,30 +38,40 @@ def enhance(
     starts: Sequence[StartStep],
     seed: int,
     on_slice: Observer | None = None,
-    batch: int = 4,
+    batch: int | None = None,
     part: slice = slice(None),
 ) -> Enhanced:
     """Enhance a stack of slices, HU [slice, row, column] in and out, one start step a slice.
 
     Each slice is seen with its neighbours; with `part` only those come back that it takes of the stack.
+    `batch` slices are worked at once, by default as many as suit the device.
 
     The output is the input plus a bounded correction, never the round trip through the virtual scanner.
     Slices at step 0 come back as they are. The same input, engine and seed give the same pixels; the seed
     matters where the card has photons drawn (`refill: drawn`).
     """
-    done: list[NDArray[np.float32]] = []
     seconds = dict.fromkeys(STATIONS, 0.0)
     rng = torch.Generator(device=engine.device).manual_seed(seed)
     start, stop, _ = part.indices(len(hounsfield))
-    for first in range(start, stop, batch):
-        finished = min(first + batch, stop)
+
+    def work(slices: list[int]) -> NDArray[np.float32]:
+        first, finished = slices[0], slices[-1] + 1
         low_dose = torch.from_numpy(hounsfield[first:finished]).to(engine.device)
         neighbours = torch.from_numpy(neighbours_of(hounsfield, first, finished)).to(engine.device)
         here = starts[first:finished]
         clock = Clock(seconds, partial(tell_station, on_slice, finished - start, stop - start), engine.device)
         result = _enhance_batch(engine, low_dose, neighbours, pixel_mm, here, rng, clock)
-        done.append(result.cpu().numpy())
+        found: NDArray[np.float32] = result.cpu().numpy()
+        return found
+
+    done = list(in_batches(range(start, stop), batch or usual_batch(engine.device), work))
     return Enhanced(np.concatenate(done) if done else hounsfield[part].copy(), seconds)
+
+
+def try_out(engine: NeedEngine) -> None:
+    """One small slice through every part: what the device cannot do is known before a series comes."""
+    start = StartStep(3, 6e4, 0.25, noise_hu=30.0, texture=0.45, decided_by="tags", log_ratio=None)
+    enhance(engine, np.zeros((1, 64, 64), np.float32), 1.0, [start], seed=0)
 
 
 def neighbours_of(hounsfield: NDArray[np.float32], first: int, last: int) -> NDArray[np.float32]:

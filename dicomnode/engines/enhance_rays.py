@@ -20,8 +20,8 @@ from statistics import median
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from dicomnode.engines.batches import in_batches, usual_batch
 from dicomnode.engines.bounds import bounded, slow_part
 from dicomnode.engines.enhance import HIGHEST_HU, Clock, Observer, neighbours_of, tell_station
 from dicomnode.engines.need.engine import NeedEngine
@@ -157,10 +157,17 @@ def _refined(
     beside = torch.from_numpy(neighbours_of(x.cpu().numpy(), 0, len(x)))
     own = [replace(one, step=max(engine.schedule.nearest(one.photons), 1)) for one in starts]
     out = low_dose.copy()
-    for index in (index for index, start in enumerate(starts) if start.step > 0):
-        one = slice(index, index + 1)
-        proposed = engine.refine(proposal[one], x[one], beside[one].to(engine.device), own[one])
-        refined: Tensor = bounded(x[one], proposed, pixel_mm)
-        out[one] = refined.cpu().numpy() + np.maximum(low_dose[one] - HIGHEST_HU, 0.0)
-        tell_station(on_slice, index + 1, len(starts), "refine")
+
+    def work(slices: list[int]) -> int:
+        near, here = beside[slices].to(engine.device), [own[index] for index in slices]
+        refined = bounded(x[slices], engine.refine(proposal[slices], x[slices], near, here), pixel_mm)
+        out[slices] = refined.cpu().numpy() + np.maximum(low_dose[slices] - HIGHEST_HU, 0.0)
+        return slices[-1] + 1
+
+    lowered = [index for index, start in enumerate(starts) if start.step > 0]
+    batch = (
+        1 if engine.device.type == "cpu" else usual_batch(engine.device)
+    )  # a processor is slow: each is told
+    for done in in_batches(lowered, batch, work):
+        tell_station(on_slice, done, len(starts), "refine")
     return out

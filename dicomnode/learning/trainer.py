@@ -170,7 +170,8 @@ class Trainer:
         return {"seed": self.seed, **stage, "dose": self.task.drawn_at}
 
     def _resume(self) -> None:
-        state = torch.load(self.path, map_location=self.device, weights_only=True)
+        # Onto the processor: what belongs on a GPU goes there by itself, Adam's counters are quick here.
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
         shape = tuple(state["shape"])
         if shape != plain(self.task.shape)[: len(shape)]:
             raise TrainingError(f"{self.path} is of another network than the recipe's: choose another --run")

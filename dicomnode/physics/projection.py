@@ -1,20 +1,25 @@
 """Slices to sinograms and back: one pair of operators for every device.
 
-On the CPU the compiled Joseph kernel runs; on CUDA tensors ASTRA works on device memory, without a copy
-through the host. Both discretise alike, and the tests hold the first against the second.
+On the CPU the compiled Joseph kernel runs. On a GPU ASTRA works on device memory, without a copy through the
+host, where it proved itself there; else the same kernel written in tensors. Forward all discretise alike.
 """
 
+import logging
 import math
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dicomnode.physics import joseph
+from dicomnode.physics import astra_cuda, joseph, joseph_torch
 from dicomnode.physics.geometry import ParallelBeam
 
+Operator = Callable[[Tensor, ParallelBeam], Tensor]
+
+_log = logging.getLogger(__name__)
 _one_at_a_time = threading.Lock()
 """Not every threading layer of the compiled kernels may be entered by two threads at once."""
 
@@ -26,10 +31,9 @@ def project(slices: Tensor, beam: ParallelBeam) -> Tensor:
     on the device of `slices`.
     """
     _check(slices, (beam.side_px, beam.side_px), "slices")
-    sinograms = slices.new_empty((len(slices), beam.views, beam.detectors))
     if slices.is_cuda:
-        _astra(slices, sinograms, beam, forward=True)
-        return sinograms
+        return _on_gpu(slices, beam, astra_cuda.project, joseph_torch.forward)
+    sinograms = slices.new_empty((len(slices), beam.views, beam.detectors))
     angles = beam.angles_rad.astype(np.float32)
     with _one_at_a_time:
         for image, sinogram in zip(slices.detach().numpy(), sinograms.numpy(), strict=True):
@@ -38,17 +42,25 @@ def project(slices: Tensor, beam: ParallelBeam) -> Tensor:
 
 
 def backproject(sinograms: Tensor, beam: ParallelBeam) -> Tensor:
-    """The transpose A' s: float32 [slice, view, detector] -> float32 [slice, row, column]."""
+    """The transpose A' s, on ASTRA nearly so: float32 [slice, view, detector] -> [slice, row, column]."""
     _check(sinograms, (beam.views, beam.detectors), "sinograms")
-    slices = sinograms.new_empty((len(sinograms), beam.side_px, beam.side_px))
     if sinograms.is_cuda:
-        _astra(slices, sinograms, beam, forward=False)
-        return slices
+        return _on_gpu(sinograms, beam, astra_cuda.backproject, joseph_torch.adjoint)
+    slices = sinograms.new_empty((len(sinograms), beam.side_px, beam.side_px))
     angles = beam.angles_rad.astype(np.float32)
     with _one_at_a_time:
         for sinogram, image in zip(sinograms.detach().numpy(), slices.numpy(), strict=True):
             joseph.adjoint(sinogram, angles, beam.pitch_px, image)
     return slices
+
+
+def _on_gpu(x: Tensor, beam: ParallelBeam, quick: Operator, sure: Operator) -> Tensor:
+    if len(x) and astra_cuda.works(x.device):
+        try:
+            return quick(x, beam)
+        except astra_cuda.AstraFailed as failed:
+            _log.warning("ASTRA failed on %s: %s; the tensor projector does this part", x.device, failed)
+    return sure(x, beam)
 
 
 def project_rays(
@@ -110,26 +122,3 @@ def frequencies_per_px(beam: ParallelBeam) -> Tensor:
 def _check(tensor: Tensor, shape: tuple[int, int], name: str) -> None:
     if tensor.ndim != 3 or tuple(tensor.shape[1:]) != shape or tensor.dtype != torch.float32:
         raise ValueError(f"{name} must be float32 [slice, {shape[0]}, {shape[1]}], got {tuple(tensor.shape)}")
-
-
-def _astra(slices: Tensor, sinograms: Tensor, beam: ParallelBeam, *, forward: bool) -> None:
-    """Run ASTRA's CUDA projector in place on device memory, all slices as one parallel volume."""
-    import astra  # imported here: it loads CUDA libraries, which a node on the CPU never needs
-
-    if not astra.use_cuda():  # a cuda projector without a usable GPU kills the process
-        raise RuntimeError("the tensors are on CUDA but ASTRA sees no GPU: set engine.device to cpu")
-    count = len(slices)
-    volume = astra.create_vol_geom(beam.side_px, beam.side_px, count)
-    rays = astra.create_proj_geom("parallel3d", 1.0, beam.pitch_px, count, beam.detectors, beam.angles_rad)
-    projector = astra.create_projector("cuda3d", rays, volume)
-    try:
-        image = slices.detach().contiguous()
-        rows = sinograms.detach().contiguous()
-        if forward:
-            astra.projector3d.direct_FP(projector, image, out=rows)
-            sinograms.copy_(rows)
-        else:
-            astra.projector3d.direct_BP(projector, rows, out=image)
-            slices.copy_(image)
-    finally:
-        astra.projector3d.delete(projector)
