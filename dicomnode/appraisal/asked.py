@@ -19,7 +19,8 @@ from dicomnode.appraisal.cases import (
     ray_cases,
     simulated_cases,
 )
-from dicomnode.appraisal.pairs import match_pairs, pairs_seen
+from dicomnode.appraisal.pairs import check_folders, match_pairs, pairs_seen, tell_left_out
+from dicomnode.arguments import check_json, count
 from dicomnode.dicom.values import finite
 from dicomnode.engines.catalog import SHIPPED, device_argument
 from dicomnode.engines.need.engine import NeedEngine
@@ -69,14 +70,28 @@ def add_cases(parser: argparse.ArgumentParser, slices: int, inserts: int, put_in
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """Fill in how many slices; TrainingError for what cannot be asked."""
+    """Fill in how many slices, make the folder of --output; TrainingError for what cannot be asked."""
     if not arguments.series and not arguments.pairs:
         raise TrainingError("nothing to measure on: give --series DIR, --pairs LOW FULL, or both")
     if arguments.output and arguments.output.exists() and not arguments.output.is_dir():
         raise TrainingError(f"--output {arguments.output} is a file: choose a folder")
+    if arguments.pairs:
+        check_folders(*arguments.pairs)
+    if arguments.output:
+        _make(arguments.output)
+    check_json(arguments.json)  # it may lie in the folder of --output
     quick = arguments.quick
     arguments.slices = arguments.slices or (QUICK_SLICES if quick else arguments.slices_unless_told)
     arguments.inserts = arguments.inserts or (QUICK_INSERTS if quick else arguments.inserts_unless_told)
+
+
+def _make(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(
+            f"--output {output} cannot be made ({error.strerror}): choose a folder"
+        ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,16 +125,22 @@ class Opened:
         return slices * (len(self.arguments.doses) + 1) if self.engine.card.raw else 0
 
 
-def open_all(arguments: argparse.Namespace, engine: NeedEngine, beside: Mapping[str, Seen | None]) -> Opened:
-    """Open what was asked for. `beside`: what methods beside the engine were trained on, by their names.
+def open_all(
+    arguments: argparse.Namespace, engine: NeedEngine, beside: Mapping[str, Seen | None], console: Console
+) -> Opened:
+    """Open what was asked for; tell which slices of the pairs are left out.
+
+    `beside`: what methods beside the engine were trained on, by their names.
 
     :raises AlreadySeen: one of these was trained on it, and --seen was not given.
     """
     slices, inserts, seed = arguments.slices, arguments.inserts, arguments.seed
     series = [open_series(folder, engine, slices, inserts, seed) for folder in arguments.series]
-    pairs = match_pairs(*arguments.pairs) if arguments.pairs else []
+    matched = match_pairs(*arguments.pairs) if arguments.pairs else None
+    pairs = matched.pairs if matched else []
     judged = [guard.of_series(f, one.series) for f, one in zip(arguments.series, series, strict=True)]
-    if pairs:
+    if matched:
+        tell_left_out(matched, console)
         judged += pairs_seen(pairs, *arguments.pairs)
     checked = guard.check(judged, {engine.card.id: engine.card.seen, **beside}, arguments.seen)
     return Opened(arguments, engine, series, pair_cases(pairs, engine, inserts, seed), checked)
@@ -144,13 +165,6 @@ def progress(console: Console) -> Progress:
     """A bar over slices."""
     columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console)
-
-
-def count(text: str) -> int:
-    """For a command line: a whole number of 1 or more."""
-    if not text.isdecimal() or not 0 < int(text) < 2**31:
-        raise argparse.ArgumentTypeError(f"{text}: give a whole number of 1 or more")
-    return int(text)
 
 
 def _share(text: str) -> float:

@@ -56,11 +56,11 @@ def run(arguments: argparse.Namespace) -> int:
             console.print(table)
     for line in (*guard.warnings(told["guard"]), *guard.compared(told["guard"])):
         console.print(line, highlight=False)
-    if arguments.json:
-        report.write_json(told, arguments.json)
     if arguments.output:
         _write(told, groups, arguments.output)
         console.print(f"look at [bold]{arguments.output / report.MARKDOWN}[/]")
+    if arguments.json:
+        report.write_json(told, arguments.json)
     return 0
 
 
@@ -73,7 +73,7 @@ def _measure(
 ) -> tuple[Groups, asked.Opened]:
     with asked.progress(console) as progress:
         bar = progress.add_task("looking at the series", total=None)
-        opened = asked.open_all(arguments, engine, {one.name: one.seen for one in beside})
+        opened = asked.open_all(arguments, engine, {one.name: one.seen for one in beside}, console)
         progress.update(bar, total=opened.runs * len(methods) + opened.ray_runs * (len(methods) + 1))
         groups: Groups = {}
         truth: Truth | None = None

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,12 @@ from rich.table import Table
 
 from dicomnode.appraisal import guard
 from dicomnode.appraisal.methods import non_local_means, total_variation
+from dicomnode.arguments import check_json
 from dicomnode.dicom.dose import read_dose
 from dicomnode.dicom.series import CtSeries, read_series
+from dicomnode.dicom.values import text
 from dicomnode.dose_reference import DoseReference
-from dicomnode.engines.catalog import SHIPPED, load_engine
+from dicomnode.engines.catalog import SHIPPED, device_argument, load_engine
 from dicomnode.engines.enhance import enhance
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.seen import Seen
@@ -43,15 +45,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("full", type=Path, metavar="FULL_DIR")
     parser.add_argument("--model", default="need-small")
     parser.add_argument("--models", type=Path, default=SHIPPED, help="folder of model folders")
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--device", type=device_argument, default="auto", help="auto, cpu or cuda")
     parser.add_argument("--seen", action="store_true", help=guard.SEEN_HELP)
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures here too")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print one table a kernel, write JSON where asked."""
+    check_json(arguments.json)
     console = Console()
-    pairs = match_pairs(arguments.low, arguments.full)
+    matched = match_pairs(arguments.low, arguments.full)
+    tell_left_out(matched, console)
+    pairs = matched.pairs
     engine = load_engine(arguments.models, arguments.model, arguments.device)
     its = pairs_seen(pairs, arguments.low, arguments.full)
     checked = guard.check(its, {engine.card.id: engine.card.seen}, arguments.seen)
@@ -89,24 +94,41 @@ class Score:
     values: dict[str, dict[str, float]]
 
 
-def match_pairs(low: Path, full: Path) -> list[Pair]:
-    """Pair slices at one place.
+@dataclass(frozen=True, eq=False)
+class Matched:
+    """Pairs; `left_out`: which slices became none and why, a line for each reason and folder."""
 
-    The place is position, orientation, matrix and pixel size, and the kernel where it is shared. Of several
-    twins the one that looks most alike is taken. LOW_DIR and FULL_DIR may be one folder that holds both: the
-    noisier of two slices at one place is then the low one. Raises TrainingError where nothing matches.
+    pairs: list[Pair]
+    left_out: tuple[str, ...]
+
+
+def match_pairs(low: Path, full: Path) -> Matched:
+    """Pair slices of one patient at one place.
+
+    The place is position, orientation, matrix and pixel size, and the kernel where it is shared; the patient
+    counts where both slices name one. Of several twins the one that looks most alike is taken. LOW_DIR and
+    FULL_DIR may be one folder that holds both: the noisier of two slices at one place is then the low one.
+    Raises TrainingError where nothing matches.
     """
-    if low.resolve() == full.resolve():
-        groups: dict[tuple[Place, str], list[CtSeries]] = defaultdict(list)
-        for piece in _read(low):
-            groups[_place(piece), piece.convolution_kernel].append(piece)
-        pairs = [_by_noise(two) for two in groups.values() if len(two) == 2]
-    else:
-        others = _by_place(_read(full))
-        pairs = [Pair(s, _twin(s, others[_place(s)])) for s in _read(low) if _place(s) in others]
-    if not pairs:
-        raise TrainingError(f"no slice in {low} has a twin at the same position in {full}")
-    return pairs
+    check_folders(low, full)
+    matched = _in_one(low) if low.resolve() == full.resolve() else _in_two(low, full)
+    if not matched.pairs:
+        none = f"no slice in {low} has a twin at the same position in {full}"
+        raise TrainingError("; ".join((none, *matched.left_out)))
+    return matched
+
+
+def check_folders(low: Path, full: Path) -> None:
+    """TrainingError where one of them is no folder."""
+    for folder in (low, full):
+        if not folder.is_dir():
+            raise TrainingError(f"{folder} is not a folder: give that of the low and that of the full dose")
+
+
+def tell_left_out(matched: Matched, console: Console) -> None:
+    """What is in the folders and not among the pairs."""
+    for line in matched.left_out:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def pairs_seen(pairs: Sequence[Pair], low: Path, full: Path) -> list[tuple[str, Seen]]:
@@ -179,14 +201,52 @@ def table(kernel: str, figures: dict[str, Any]) -> Table:
     return out
 
 
-def _read(folder: Path) -> list[CtSeries]:
-    slices = []
+def _in_one(folder: Path) -> Matched:
+    """Low and full dose in one folder."""
+    slices, refused = _read(folder)
+    places: dict[tuple[Place, str], list[CtSeries]] = defaultdict(list)
+    for piece in slices:
+        places[_place(piece), piece.convolution_kernel].append(piece)
+    groups = [group for here in places.values() for group in _by_patient(here)]
+    alone = sum(len(group) == 1 for group in groups)
+    crowded = sum(len(group) for group in groups if len(group) > 2)
+    told = [*refused, *_without_twin(folder, alone, len(slices))]
+    if crowded:
+        told.append(
+            f"{folder}: {crowded} of {len(slices)} slices share their place with more than one other "
+            "and are left out: give low and full dose in a folder each"
+        )
+    return Matched([_by_noise(group) for group in groups if len(group) == 2], tuple(told))
+
+
+def _in_two(low: Path, full: Path) -> Matched:
+    """Low dose in one folder, full dose in another."""
+    (lows, low_refused), (fulls, full_refused) = _read(low), _read(full)
+    places = _by_place(fulls)
+    pairs = []
+    for piece in lows:
+        if others := [one for one in places.get(_place(piece), ()) if _may_be_one_patient(piece, one)]:
+            pairs.append(Pair(piece, _twin(piece, others)))
+    unused = len(fulls) - len({id(pair.full) for pair in pairs})
+    told = [*low_refused, *_without_twin(low, len(lows) - len(pairs), len(lows))]
+    told += [*full_refused, *_without_twin(full, unused, len(fulls))]
+    return Matched(pairs, tuple(told))
+
+
+def _without_twin(folder: Path, alone: int, slices: int) -> list[str]:
+    return [f"{folder}: {alone} of {slices} slices found no twin"] if alone else []
+
+
+def _read(folder: Path) -> tuple[list[CtSeries], list[str]]:
+    """The slices, and a line about the files that were refused, by rule."""
+    slices, refused = [], Counter[str]()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         try:
             slices.append(read_series([path]))
-        except SeriesRefused:
-            continue
-    return slices
+        except SeriesRefused as error:
+            refused[error.rule] += 1
+    rules = ", ".join(f"{number} {rule}" for rule, number in refused.most_common())
+    return slices, [f"{folder}: files refused: {rules}"] if refused else []
 
 
 Place = tuple[int, ...]
@@ -196,6 +256,23 @@ def _place(piece: CtSeries) -> Place:
     header = piece.headers[0]
     numbers = (*header.ImagePositionPatient, *header.ImageOrientationPatient, *piece.pixel_spacing_mm)
     return (*piece.hounsfield.shape, *(round(float(v) / POSITION_TOLERANCE_MM) for v in numbers))
+
+
+def _patient(piece: CtSeries) -> str:
+    """Empty where the header names none."""
+    return text(piece.headers[0], "PatientID")
+
+
+def _may_be_one_patient(one: CtSeries, other: CtSeries) -> bool:
+    return not _patient(one) or not _patient(other) or _patient(one) == _patient(other)
+
+
+def _by_patient(slices: Sequence[CtSeries]) -> list[list[CtSeries]]:
+    """Apart; slices that name no patient stay with the others unless these are of several."""
+    groups: dict[str, list[CtSeries]] = defaultdict(list)
+    for piece in slices:
+        groups[_patient(piece)].append(piece)
+    return list(groups.values()) if len(groups.keys() - {""}) > 1 else [list(slices)]
 
 
 def _by_place(slices: Sequence[CtSeries]) -> dict[Place, list[CtSeries]]:

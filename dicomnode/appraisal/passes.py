@@ -22,6 +22,7 @@ from dicomnode.appraisal.methods import Enhanced, FromRays, Method, Unchanged, V
 from dicomnode.appraisal.probing import Probed, shift_percent
 from dicomnode.appraisal.report import Report, head, plain, write_json
 from dicomnode.appraisal.scoring import Scored
+from dicomnode.arguments import count
 from dicomnode.engines.catalog import load_engine
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.errors import NoTestSeries
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asked.add_cases(parser, SLICES, INSERTS, "slices whose noise is looked at")
     parser.add_argument(
         "--passes",
-        type=asked.count,
+        type=count,
         nargs="+",
         default=list(COUNTS),
         metavar="N",
@@ -62,14 +63,14 @@ def run(arguments: argparse.Namespace) -> int:
         console.print(table)
     for line in (*guard.warnings(told["guard"]), *guard.compared(told["guard"]), *passes_told.advice(told)):
         console.print(line, highlight=False)
-    if arguments.json:
-        write_json(told, arguments.json)
     if arguments.output:
         arguments.output.mkdir(parents=True, exist_ok=True)
         write_json(told, arguments.output / JSON)
         drawn = passes_told.draw_all(told, arguments.output)
         (arguments.output / MARKDOWN).write_text(passes_told.markdown(told, drawn))
         console.print(f"look at [bold]{arguments.output / MARKDOWN}[/]")
+    if arguments.json:
+        write_json(told, arguments.json)
     return 0
 
 
@@ -191,7 +192,7 @@ def _measure(
     groups: Groups = {}
     with asked.progress(console) as progress:
         bar: TaskID = progress.add_task("looking at the series", total=None)
-        opened = asked.open_all(arguments, engine, {})
+        opened = asked.open_all(arguments, engine, {}, console)
         warm = set[bool]()
         for case in opened.cases():
             steps = start_steps(case, engine)

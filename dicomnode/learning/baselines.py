@@ -180,7 +180,14 @@ def load_baseline(folder: Path, device: torch.device) -> Baseline:
     """The baseline of a run folder. Raises ModelError, WeightsMismatch."""
     path = folder / "card.yaml"
     try:
-        card = BaselineCard.model_validate(yaml.safe_load(path.read_text()))
+        read = yaml.safe_load(path.read_text())
+        if isinstance(read, dict) and read.get("engine") == "need":
+            whole = folder.resolve()
+            raise ModelError(
+                f"{folder} holds a NEED model, no baseline: measure it with "
+                f"--model {whole.name} --models {whole.parent}"
+            )
+        card = BaselineCard.model_validate(read)
     except FileNotFoundError as error:
         raise ModelError(f"no baseline in {folder}: no {path.name}; was it trained to its end?") from error
     except (yaml.YAMLError, ValidationError) as error:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from rich.table import Table
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from dicomnode.engines.catalog import SHIPPED, chosen_device, load_engine
+from dicomnode.arguments import check_json, count
+from dicomnode.engines.catalog import SHIPPED, chosen_device, device_argument, load_engine
 from dicomnode.engines.enhance import STATIONS, enhance
 from dicomnode.engines.model_card import Network
 from dicomnode.engines.need import dgdiff, spdiff
@@ -41,6 +43,21 @@ UNTRAINED = "untrained"
 Work = Callable[[], object]
 
 
+class Sizes(NamedTuple):
+    """How many slices a run has, and by how many at once they are worked."""
+
+    slices: int
+    batches: tuple[int, ...]
+
+
+ON_CPU, ON_GPU = Sizes(8, (1, 4)), Sizes(64, (4, 8, 16))
+"""Unless told otherwise: on a GPU enough to keep it busy."""
+SLICES_HELP = f"a run; default: {ON_CPU.slices}, on a GPU {ON_GPU.slices}"
+BATCHES_HELP = "slices worked at once, a run each; default: {}, on a GPU {}".format(
+    *(" ".join(map(str, sizes.batches)) for sizes in (ON_CPU, ON_GPU))
+)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `dicomnode bench`."""
     what = parser.add_subparsers(dest="what", required=True)
@@ -49,33 +66,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--model", default="need-small")
     which.add_argument("--recipe", type=Path, default=None, help="its sizes, untrained")
     engine.add_argument("--models", type=Path, default=SHIPPED, help="folder of model folders")
-    engine.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    engine.add_argument("--threads", type=int, default=None)
+    engine.add_argument("--device", type=device_argument, default="auto", help="auto, cpu or cuda")
+    engine.add_argument("--threads", type=count, default=None)
     engine.add_argument(
-        "--slices", type=_positive, default=8, metavar="N", help="a run; default: %(default)s"
+        "--slices",
+        type=count,
+        default=None,
+        metavar="N",
+        help=SLICES_HELP,
     )
-    engine.add_argument("--side", type=_positive, default=512, metavar="PX", help="default: %(default)s")
-    engine.add_argument("--batch", type=_positive, nargs="+", default=[1, 4], metavar="B")
+    engine.add_argument("--side", type=count, default=512, metavar="PX", help="default: %(default)s")
+    engine.add_argument("--batch", type=count, nargs="+", default=None, metavar="B", help=BATCHES_HELP)
     engine.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures here too")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print one table, write JSON where asked."""
+    check_json(arguments.json)
     if arguments.side < 64:
         raise ModelError(f"--side {arguments.side}: a patient does not fit into fewer than 64 pixels")
     console = Console()
     engine = _engine(arguments)
+    slices, batches = sizes(arguments, engine.device)
     with console.status("counting and finding the peak"):
         floor = measure_floor(engine, arguments.side)
     runs = []
-    for batch in dict.fromkeys(arguments.batch):
+    for batch in batches:
         with console.status(f"batch {batch}"):
-            runs.append(measure(engine, arguments.slices, arguments.side, batch))
+            runs.append(measure(engine, slices, arguments.side, batch))
     console.print(table(engine, floor, runs))
     console.print(told(engine, floor, runs))
     if arguments.json:
         arguments.json.write_text(json.dumps(report(engine, floor, runs), indent=2) + "\n")
     return 0
+
+
+def sizes(arguments: argparse.Namespace, device: torch.device) -> Sizes:
+    """As asked for, else what suits the device; no batch twice."""
+    default = ON_GPU if device.type == "cuda" else ON_CPU
+    batches = tuple(dict.fromkeys(arguments.batch or default.batches))
+    return Sizes(arguments.slices or default.slices, batches)
 
 
 def _engine(arguments: argparse.Namespace) -> NeedEngine:
@@ -284,10 +314,3 @@ def report(engine: NeedEngine, floor: Floor, runs: Sequence[Speed]) -> dict[str,
         "floor": {**asdict(floor), "seconds": floor.seconds},
         "runs": [{**asdict(speed), "slices_per_second": speed.slices_per_second} for speed in runs],
     }
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number

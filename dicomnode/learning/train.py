@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from dicomnode.engines.catalog import chosen_device
+from dicomnode.arguments import count, positive
+from dicomnode.engines.catalog import chosen_device, device_argument
 from dicomnode.errors import TrainingError
 from dicomnode.learning.plans import STAGES, Plan, plan
 from dicomnode.learning.provenance import held_out_text, note_in_card
@@ -42,11 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--models", type=Path, default=Path("models"), help="where the model folder is written"
     )
     parser.add_argument(
-        "--minutes", type=float, default=None, help="stop after this long; the next call goes on"
+        "--minutes", type=positive, default=None, help="stop after this long; the next call goes on"
     )
     parser.add_argument("--until", choices=STAGES, default="publish", help="last stage to run")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--device", type=device_argument, default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--threads", type=count, default=None)
     parser.add_argument(
         "--digests-into",
         type=Path,

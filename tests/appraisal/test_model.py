@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from rich.console import Console
 from scipy.ndimage import gaussian_filter
 
-from dicomnode.__main__ import main
+from dicomnode.__main__ import _parser, main
+from dicomnode.appraisal import asked, model
+from dicomnode.appraisal import report as report_of
 from dicomnode.appraisal.cases import RAYS
 from dicomnode.appraisal.inserts import CONTRASTS_HU, DISCS
 from dicomnode.appraisal.methods import BASELINES
+from dicomnode.engines.catalog import SHIPPED, load_engine
 from dicomnode.engines.start_step import StartStep
 from tests.appraisal.scans import PIXEL_MM, Volume, body
 from tests.appraisal.written_reports import Report, strict
@@ -273,6 +277,57 @@ def test_nothing_to_measure_is_told(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "no slice in" in refusal(["--pairs", tmp_path / "empty", tmp_path], capsys)
     assert "is a file" in refusal(["--series", tmp_path, "--output", tmp_path / "a file"], capsys)
     assert "is not a folder" in refusal(["--series", tmp_path, "--beside", tmp_path / "nowhere"], capsys)
+    need = refusal(["--series", tmp_path, "--beside", SHIPPED / "need-small"], capsys)
+    assert f"holds a NEED model, no baseline: measure it with --model need-small --models {SHIPPED}" in need
+    assert "validation error" not in need
+
+
+@pytest.mark.parametrize("what", ["model", "passes"])
+def test_a_report_that_could_not_be_written_stops_before_the_work(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load_engine(*_: object) -> None:
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr(f"dicomnode.appraisal.{what}.load_engine", load_engine)
+    (tmp_path / "a file").touch()
+    for option, path, told in (
+        ("--json", tmp_path / "missing" / "told.json", f"there is no folder {tmp_path / 'missing'}"),
+        ("--json", tmp_path, "is a folder: name a file in it"),
+        ("--output", tmp_path / "a file" / "out", "cannot be made"),
+    ):
+        assert main(["evaluate", what, "--series", str(tmp_path), option, str(path)]) == 1
+        assert told in capsys.readouterr().err
+    both = ["--output", str(tmp_path / "new"), "--json", str(tmp_path / "new" / "told.json")]
+    with pytest.raises(AssertionError, match="begun"):
+        main(["evaluate", what, "--series", str(tmp_path), *both])
+
+
+def test_slices_left_out_of_pairs_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, slices in (("low", 3), ("full", 2)):
+        make_series(tmp_path / name, slices=slices)
+    pairs = ["--pairs", tmp_path / "low", tmp_path / "full", "--quick", "--device", "cpu"]
+    engine = load_engine(SHIPPED, "need-small", "cpu")
+    arguments = _parser("evaluate").parse_args(["evaluate", "model", *map(str, pairs)])
+    asked.check(arguments)
+    asked.open_all(arguments, engine, {}, Console())
+    assert f"{tmp_path / 'low'}: 1 of 3 slices found no twin\n" in capsys.readouterr().out
+
+
+def test_tables_and_pictures_are_written_before_the_figures_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where --json fails after all, the rest is there."""
+    written = []
+    told = {"groups": [], "guard": {"trained_on_these": [], "compared_with": {}}}
+    monkeypatch.setattr(model, "_measure", lambda *_: ({}, None))
+    monkeypatch.setattr(report_of, "build", lambda *_: told)
+    monkeypatch.setattr(report_of, "write_json", lambda _, path: written.append(path))
+    monkeypatch.setattr(model, "_write", lambda _, __, folder: written.append(folder))
+    out, alone = tmp_path / "out", tmp_path / "told.json"
+    words = ["--series", tmp_path, "--device", "cpu", "--json", alone, "--output", out]
+    assert main(["evaluate", "model", *map(str, words)]) == 0
+    assert written == [out, alone]
 
 
 def test_two_methods_of_one_name_are_told(

@@ -1,10 +1,12 @@
 """`evaluate pairs`: the right twins, honest figures, and the floor the shipped model must hold."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset
 
 from dicomnode.__main__ import main
 from dicomnode.appraisal.pairs import FIGURES, METHODS, compare, match_pairs
@@ -28,7 +30,9 @@ def position(piece: object) -> list[float]:
 
 
 def test_twins_lie_at_the_same_place(folders: tuple[Path, Path]) -> None:
-    pairs = match_pairs(*folders)
+    matched = match_pairs(*folders)
+    pairs = matched.pairs
+    assert not matched.left_out
     assert len(pairs) == 3
     assert all(position(pair.low) == position(pair.full) for pair in pairs)
     assert len({tuple(position(pair.low)) for pair in pairs}) == 3
@@ -40,7 +44,7 @@ def test_one_folder_with_both_is_sorted_by_noise(folders: tuple[Path, Path], tmp
     for folder in folders:
         for path in folder.iterdir():
             (both / f"{folder.name}-{path.name}").write_bytes(path.read_bytes())
-    apart, together = match_pairs(*folders), match_pairs(both, both)
+    apart, together = match_pairs(*folders).pairs, match_pairs(both, both).pairs
     assert len(together) == 3
     by_place = {tuple(position(pair.low)): pair for pair in apart}
     for pair in together:
@@ -50,8 +54,97 @@ def test_one_folder_with_both_is_sorted_by_noise(folders: tuple[Path, Path], tmp
 def test_nothing_in_common_is_told(folders: tuple[Path, Path], tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(TrainingError, match="no slice in"):
+    with pytest.raises(TrainingError, match=r"no slice in .* 3 of 3 slices found no twin"):
         match_pairs(folders[0], empty)
+
+
+def of_patient(patient: str) -> Callable[[Dataset, int], None]:
+    def change(dataset: Dataset, _: int) -> None:
+        dataset.PatientID = patient
+
+    return change
+
+
+def write_two_patients(low: Path, full: Path) -> None:
+    """One place and one look for all: a and b low, b and c full."""
+    for folder, patients in ((low, "ab"), (full, "bc")):
+        for patient in patients:
+            make_series(
+                folder / patient, slices=2, name=f"{folder.name} {patient}", change=of_patient(patient)
+            )
+
+
+def test_slices_of_two_patients_are_no_pair(tmp_path: Path) -> None:
+    low, full = tmp_path / "low", tmp_path / "full"
+    write_two_patients(low, full)
+    matched = match_pairs(low, full)
+    assert [pair.low.headers[0].PatientID for pair in matched.pairs] == ["b", "b"]
+    assert [pair.full.headers[0].PatientID for pair in matched.pairs] == ["b", "b"]
+    assert matched.left_out == tuple(f"{folder}: 2 of 4 slices found no twin" for folder in (low, full))
+    with pytest.raises(TrainingError, match="no slice in"):
+        match_pairs(low / "a", full / "b")
+    together = match_pairs(tmp_path, tmp_path)
+    assert [pair.low.headers[0].PatientID for pair in together.pairs] == ["b", "b"]
+    assert together.left_out == (f"{tmp_path}: 4 of 8 slices found no twin",)
+
+
+def test_a_slice_of_nobody_may_be_anybodys_twin(tmp_path: Path) -> None:
+    low, full = tmp_path / "low", tmp_path / "full"
+    make_series(low, slices=2, change=of_patient(""))
+    make_series(full, slices=2, change=of_patient("a"))
+    assert len(match_pairs(low, full).pairs) == len(match_pairs(tmp_path, tmp_path).pairs) == 2
+
+
+def test_what_is_left_out_is_told(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    low, full = folders
+    (low / "0002.dcm").unlink()
+    (full / "notes.txt").write_text("no image")
+
+    def localizer(dataset: Dataset, _: int) -> None:
+        dataset.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+
+    make_series(full / "scout", slices=2, change=localizer)
+    assert match_pairs(low, full).left_out == (
+        f"{full}: files refused: 2 localizer, 1 broken-instance",
+        f"{full}: 1 of 3 slices found no twin",
+    )
+    make_series(tmp_path / "third", slices=1)
+    crowded = f"{tmp_path}: 3 of 6 slices share their place with more than one other and are left out"
+    told = match_pairs(tmp_path, tmp_path).left_out
+    assert told[1] == f"{tmp_path}: 1 of 6 slices found no twin"
+    assert told[2].startswith(crowded)
+    assert main(["evaluate", "pairs", str(low), str(full), "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{full}: files refused: 2 localizer, 1 broken-instance\n" in printed
+    assert f"{full}: 1 of 3 slices found no twin\n" in printed
+
+
+def test_a_folder_that_is_none_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "there").mkdir()
+    for low, full in (("nowhere", "there"), ("there", "nowhere"), ("nowhere", "nowhere")):
+        words = [str(tmp_path / low), str(tmp_path / full)]
+        for command in (["pairs"], ["model", "--pairs"]):
+            assert main(["evaluate", *command, *words]) == 1
+            assert f"{tmp_path / 'nowhere'} is not a folder" in capsys.readouterr().err
+
+
+def test_a_report_that_could_not_be_written_stops_before_the_work(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = tmp_path / "missing" / "figures.json"
+    low, full = map(str, folders)
+    assert main(["evaluate", "pairs", low, full, "--device", "cpu", "--json", str(lost)]) == 1
+    told = capsys.readouterr()
+    assert f"there is no folder {lost.parent}" in told.err
+    assert not told.out
+
+
+def test_a_device_that_is_none_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["evaluate", "pairs", "low", "full", "--device", "gpu"])
+    assert "give auto, cpu" in capsys.readouterr().err
 
 
 def test_figures_of_a_known_error() -> None:
@@ -66,7 +159,11 @@ def test_figures_of_a_known_error() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_real_quarter_dose_pairs(shared_data: Path, tmp_path: Path) -> None:
-    """The floor: a plain U-Net of 1.2 M parameters reaches 12.5 and 21.8 HU."""
+    """The floor: no more RMSE than a plain U-Net of 1.2 M parameters, 12.49 and 21.79 HU.
+
+    In SSIM that has 0.9755 and 0.9194. The shipped model has 0.9729, which is less, and 0.9285: its floor is
+    just below its own.
+    """
     pairs, told = shared_data / "pairs" / "mayo", tmp_path / "figures.json"
     assert main(["evaluate", "pairs", str(pairs), str(pairs), "--json", str(told)]) == 0
     report = json.loads(told.read_text())
@@ -78,5 +175,7 @@ def test_real_quarter_dose_pairs(shared_data: Path, tmp_path: Path) -> None:
         assert abs(kernels[kernel]["bias_hu"]["enhanced"]) < 1.0
     assert kernels["B30f"]["rmse_hu"]["input"] == pytest.approx(19.33, abs=0.1)
     assert kernels["D45f"]["rmse_hu"]["input"] == pytest.approx(36.82, abs=0.1)
-    assert kernels["B30f"]["rmse_hu"]["enhanced"] <= 12.6
-    assert kernels["D45f"]["rmse_hu"]["enhanced"] <= 22.0
+    assert kernels["B30f"]["rmse_hu"]["enhanced"] <= 12.49
+    assert kernels["D45f"]["rmse_hu"]["enhanced"] <= 21.79
+    assert kernels["B30f"]["ssim"]["enhanced"] >= 0.971
+    assert kernels["D45f"]["ssim"]["enhanced"] >= 0.927

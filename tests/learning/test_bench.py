@@ -1,6 +1,7 @@
 """The bench: operations are those of the formula, the floor is what it says, and stages make up the whole."""
 
 import json
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from dicomnode.learning.bench import (
     measure_peak,
     operations,
     report,
+    sizes,
     untrained,
 )
 from dicomnode.learning.recipe import Recipe, load_recipe
@@ -143,11 +145,31 @@ def test_a_baseline_has_no_stages_to_bench(capsys: pytest.CaptureFixture[str]) -
     assert "of a baseline" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("wrong", [["--batch", "0"], ["--slices", "x"]])
+@pytest.mark.parametrize(
+    "wrong", [["--batch", "0"], ["--slices", "x"], ["--threads", "0"], ["--device", "gpu"]]
+)
 def test_what_is_no_count_is_wrong_usage(wrong: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["bench", "engine", *wrong])
     assert ended.value.code == 2
+
+
+def test_a_gpu_is_given_enough_to_do() -> None:
+    """Unless told otherwise, and as far as told otherwise."""
+    unsaid, gpu = Namespace(slices=None, batch=None), torch.device("cuda")
+    assert sizes(unsaid, CPU) == (8, (1, 4))
+    assert sizes(unsaid, gpu) == (64, (4, 8, 16))
+    assert sizes(Namespace(slices=5, batch=None), gpu) == (5, (4, 8, 16))
+    for device in (CPU, gpu):
+        assert sizes(Namespace(slices=5, batch=[2, 1, 2]), device) == (5, (2, 1))
+
+
+def test_a_report_that_could_not_be_written_stops_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicomnode.learning.bench._engine", lambda _: pytest.fail("the work has begun"))
+    assert main(["bench", "engine", "--json", str(tmp_path / "missing" / "speed.json")]) == 1
+    assert f"there is no folder {tmp_path / 'missing'}" in capsys.readouterr().err
 
 
 def test_an_image_too_small_for_a_patient_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,3 +82,20 @@ def test_a_missing_source_is_told_by_name(tmp_path: Path, capsys: pytest.Capture
 def test_cuda_where_there_is_none_is_told(recipes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(recipes, "unet", "--device", "cuda") == 1
     assert "torch sees no GPU" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (["--minutes", "0"], "0: give a positive number"),
+        (["--minutes", "-1"], "-1: give a positive number"),
+        (["--minutes", "nan"], "nan: give a positive number"),
+        (["--minutes", "soon"], "soon: give a positive number"),
+        (["--threads", "0"], "0: give a whole number of 1 or more"),
+        (["--device", "gpu"], "gpu: give auto, cpu"),
+    ],
+)
+def test_wrong_arguments_are_told(wrong: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--recipe", "nowhere.yaml", *wrong])
+    assert told in capsys.readouterr().err
