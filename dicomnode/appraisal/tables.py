@@ -37,13 +37,13 @@ def markdown(report: Report, pictures: Sequence[tuple[str, str]]) -> str:
     """The whole of evaluation.md."""
     parts = [f"# {report['model']['id']} measured", measured_on(report), *_glance(report)]
     for group in report["groups"]:
-        parts.append(f"## {_heading(group)}\n\n{_told(group)}")
+        parts.append(f"## {_heading(group)}\n\n{told_of(group)}")
         for title, columns in _tables(group):
             rows = [[n, *(c.cell(f) for c in columns)] for n, f in group["methods"].items()]
             parts.append(f"{title}\n\n{grid(['', *(c.heading for c in columns)], rows)}")
     parts.append("## Pictures")
     parts += [f"![{caption}]({name})" for name, caption in pictures]
-    parts.append(_notes(report))
+    parts.append(notes(report))
     return "\n\n".join(parts) + "\n"
 
 
@@ -163,7 +163,8 @@ def _heading(group: dict[str, Any]) -> str:
     return f"{group['kernel']}, {group['dose']}"
 
 
-def _told(group: dict[str, Any]) -> str:
+def told_of(group: dict[str, Any]) -> str:
+    """What a reader needs to know before the tables of one dose and kernel."""
     least, middle, most = group["start_steps"]
     steps = f"{least:g}" if least == most else f"{least:g} to {most:g} (median {middle:g})"
     told = (
@@ -174,7 +175,17 @@ def _told(group: dict[str, Any]) -> str:
         return told + " No dose, no harm: the input is the reference, and should come back as it is."
     if group["kernel"] == RAYS:
         return told + " Counted anew at that share of normal dose, 250000 photons a reference ray."
-    return told + f" Things were put into {group['slices_with_inserts']} of them."
+    told += f" Things were put into {group['slices_with_inserts']} of them."
+    return f"{told} {_told_shared(group['shared_noise'])}" if group.get("shared_noise") else told
+
+
+def _told_shared(shared: dict[str, Any]) -> str:
+    return (
+        f"Of the reference's noise the input holds {100 * shared['share']:.0f} % (covariance over the "
+        f"variance of the reference, {shared['squares']} even squares; 100 if the low dose was made of the "
+        f"reference, 0 if measured apart). With the anatomy known and the best part of that noise kept, RMSE "
+        f"would be {100 * shared['least_rmse_share']:.0f} % of the input's: the floor that noise sets."
+    )
 
 
 def measured_on(report: Report) -> str:
@@ -255,15 +266,16 @@ def grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _notes(report: Report) -> str:
+def notes(report: Report) -> str:
+    """What every figure is, and what was left out."""
     left_out = "\n".join(f"* **{name}** is left out: {why}." for name, why in report["left_out"].items())
     discs = ", ".join(f"{disc.diameter_mm:g} mm of {disc.contrast_hu:g} HU" for disc in DISCS)
     return f"""## What the figures are
 
 * **Reference**: the scan at its own dose, which has noise of its own, so nothing can reach an RMSE of 0
   or should. A lower dose is that scan with the noise it lacks, drawn in the projections and shaped as
-  the scan's own. Full dose compares the scan with itself. Real pairs are two measured doses of one
-  patient.
+  the scan's own. Full dose compares the scan with itself. Real pairs are two files of one patient, the
+  lower dose measured apart or made of the other by noise inserted into its projections.
 * **input** is the scan at the lower dose; **nlm** is non-local means with h = 0.6 of the measured noise,
   **tv** total variation with a weight of half of it, both over +-1000 HU: cut off at the lower end, noisy
   air comes out brighter. Neither is tuned to the case. **enhanced** is the model as the node runs it: normal
@@ -272,7 +284,8 @@ def _notes(report: Report) -> str:
 * **One noise**: a simulated dose keeps the reference's own noise and adds what is missing, so of the noise
   in the input that share counts as right: an image without any noise scores worse than one that keeps the
   share (dose) of it, most at 50 %. Each dose and block has noise drawn for itself, once. In real pairs
-  the two noises are independent.
+  the two noises are independent where both doses were measured, and shared where the lower one was made of
+  the other, as a simulated dose is: how far is measured, and told above their tables.
 * **raw projections**, for a model with a raw mode: the same slices scanned by a virtual scanner whose views
   and bins no corpus has. The reference is that scan without counting noise, reconstructed alike; **raw**
   works on the counts, all others on slices made of them. Nothing is put into these.

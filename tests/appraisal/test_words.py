@@ -1,0 +1,63 @@
+"""What notes and card say of the figures, held against what the code does."""
+
+from typing import Any
+
+import numpy as np
+
+from dicomnode.appraisal.cases import PAIRS, Case
+from dicomnode.appraisal.groups import Group, Row
+from dicomnode.appraisal.inserts import plan_slices
+from dicomnode.appraisal.methods import Scan, Unchanged
+from dicomnode.appraisal.probing import Probed
+from dicomnode.appraisal.report import group_report
+from dicomnode.appraisal.scoring import Truth
+from dicomnode.appraisal.tables import notes, told_of
+from dicomnode.engines.catalog import SHIPPED
+from tests.appraisal.scans import PIXEL_MM, Volume, body, start
+from tests.appraisal.test_probing import Seen
+
+CARD = (SHIPPED / "need-small" / "README.md").read_text()
+NOTES = " ".join(notes({"left_out": {}}).split())
+
+
+def case(low: Volume, reference: Volume, dose: str, **more: Any) -> Case:
+    starts = tuple(start(6) for _ in low)
+    return Case(dose, "k", Scan(low, starts, PIXEL_MM, 12.0), reference, slice(0, 1), (2.0, 1.2, 1.2), **more)
+
+
+def test_things_are_put_into_the_scan_whose_dose_was_lowered() -> None:
+    """They carry no noise of their own: with and without them, a scan differs by the drawn things alone."""
+    low = body(1, noise_hu=40.0)
+    (plan,) = plan_slices(low, [0], [PIXEL_MM], seed=1)
+    method = Seen()
+    Probed().add(method, case(low, body(1), "10 %", plans=(plan,)), lambda done: None)
+    np.testing.assert_array_equal(method.given[0], low[0])
+    for mixture, given in zip(plan.mixtures, method.given[1:], strict=False):
+        np.testing.assert_array_equal(given, mixture.into(low[0]))
+    assert "put into the scan after its dose was lowered" in CARD
+    assert "into even tissue of the noisy scan" in NOTES
+
+
+def test_what_real_pairs_share_of_their_noise_is_measured_and_told() -> None:
+    reference = body(1)
+    apart = np.ascontiguousarray(body(2, noise_hu=24.0)[1:])
+    shares = []
+    for low in (reference + np.random.default_rng(0).normal(0, 20, reference.shape), apart):
+        group = Group(PAIRS, "k", {"input": Row()})
+        one = case(low.astype(np.float32), reference, PAIRS)
+        group.add(one, Truth.of(one), [Unchanged()], lambda done: None)
+        report = group_report(group)
+        shares.append(report["shared_noise"]["share"])
+        assert f"the input holds {100 * shares[-1]:.0f} %" in told_of(report)
+    assert shares[0] > 0.9
+    assert abs(shares[1]) < 0.15
+    assert "independent where both doses were measured" in NOTES
+    assert "In real pairs the two noises are independent." not in NOTES
+
+
+def test_the_card_says_which_aims_are_missed() -> None:
+    aims = CARD[CARD.index("## Aims and what was reached") : CARD.index("## Limits")]
+    rows = {line.split("|")[1].strip(): line.split("|")[2] for line in aims.splitlines() if "|" in line}
+    for aim in ("RMSE <= 11.9 HU (B30f)", "RMSE <= 20.5 HU (D45f)", "MTF50 changed by 2 % at most"):
+        assert "missed" in rows[aim]
+    assert sum("missed" in reached for reached in rows.values()) == 5
