@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from dicomnode.appraisal import guard
-from dicomnode.appraisal.cases import FULL, PAIRS, RAYS
+from dicomnode.appraisal.cases import FULL, PAIRS, RAYS, dose_name
 from dicomnode.appraisal.inserts import BARS_PER_CM, DISCS, DOT_MM, EDGE_MM
 from dicomnode.appraisal.report import Report
 from dicomnode.appraisal.scoring import TISSUES
@@ -167,14 +167,17 @@ def told_of(group: dict[str, Any]) -> str:
     """What a reader needs to know before the tables of one dose and kernel."""
     least, middle, most = group["start_steps"]
     steps = f"{least:g}" if least == most else f"{least:g} to {most:g} (median {middle:g})"
+    known = "told" if group["kernel"] == RAYS else "read"
     told = (
-        f"{group['slices']} slices; read as {100 * group['fraction']:.0f} % of the normal dose (median), "
+        f"{group['slices']} slices; {known} as {100 * group['fraction']:.0f} % of the normal dose (median), "
         f"start step {steps}."
     )
     if group["dose"] == FULL:
         return told + " No dose, no harm: the input is the reference, and should come back as it is."
     if group["kernel"] == RAYS:
-        return told + " Counted anew at that share of normal dose, 250000 photons a reference ray."
+        if group["dose"] == dose_name(1.0):
+            return told + " This is the reference of the lower doses, and should come back as it is."
+        return told + " Thinned to that share from the counts of normal dose, 250000 photons a reference ray."
     told += f" Things were put into {group['slices_with_inserts']} of them."
     return f"{told} {_told_shared(group['shared_noise'])}" if group.get("shared_noise") else told
 
@@ -287,8 +290,10 @@ def notes(report: Report) -> str:
   the two noises are independent where both doses were measured, and shared where the lower one was made of
   the other, as a simulated dose is: how far is measured, and told above their tables.
 * **raw projections**, for a model with a raw mode: the same slices scanned by a virtual scanner whose views
-  and bins no corpus has. The reference is that scan without counting noise, reconstructed alike; **raw**
-  works on the counts, all others on slices made of them. Nothing is put into these.
+  and bins no corpus has. The reference is that scan at normal dose, with its counting noise, reconstructed
+  alike; each lower dose keeps every photon counted there with the probability of its share, so it holds the
+  reference's noise, as simulated doses do. **raw** works on the counts, all others on slices made of them.
+  All are told one share: the photons of that scanner, not the dose of the series. Nothing is put into these.
 * **PSNR, SSIM, RMSE**: HU clipped to +-1000, PSNR and SSIM over the range of the reference, SSIM with 11
   x 11 pixels and sigma 1.5; means over slices. **VIF**: pixel domain, four scales, HU clipped to -1024
   to 1900.
