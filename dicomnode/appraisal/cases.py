@@ -316,7 +316,7 @@ def _of_kernel(pairs: Sequence[Pair], engine: NeedEngine, inserts: int, seed: in
     images = [pair.full.hounsfield[0] for pair in pairs]
     chosen = richest(images, range(len(pairs)), inserts, pairs[0].low.pixel_spacing_mm[0])
     pixels_mm = [pairs[k].low.pixel_spacing_mm[0] for k in chosen]
-    plans = {plan.at: plan for plan in plan_slices(images, chosen, pixels_mm, seed)}
+    plans = {plan.at: plan for plan in plan_slices(images, chosen, pixels_mm, seed, beside=False)}
     for number, pair in enumerate(pairs):
         low, pixel_mm = pair.low, pair.low.pixel_spacing_mm
         facts = slice_facts(low, read_dose(low.headers), DoseReference())

@@ -8,12 +8,13 @@ from rich.table import Table
 
 from dicomnode.appraisal import guard
 from dicomnode.appraisal.cases import FULL, PAIRS, RAYS, dose_name
-from dicomnode.appraisal.inserts import BARS_PER_CM, DISCS, DOT_MM, EDGE_MM
+from dicomnode.appraisal.inserts import BARS_PER_CM, DISCS, DOT_MM, EDGE_MM, SMALL
 from dicomnode.appraisal.report import Report
 from dicomnode.appraisal.scoring import TISSUES
 from dicomnode.evaluation.segmentation import ORGANS
 
 NOTHING = "-"
+THROUGH, IN_ONE = ", through three slices", ", in one slice"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def _tables(group: dict[str, Any]) -> Iterator[tuple[str, list[Column]]]:
     )
     if not group["curves"]:
         return
-    contrasts = _keys(group, "mtf50_change_percent")
+    contrasts, alone = _keys(group, "mtf50_change_percent"), _keys(group, "dot_kept_in_one_slice")
+    through = THROUGH if alone else ""
     yield (
         "Texture and sharpness: change against the input",
         [
@@ -80,18 +82,22 @@ def _tables(group: dict[str, Any]) -> Iterator[tuple[str, list[Column]]]:
         "Contrast kept, of 1",
         [
             *(_inner(f"edge, {c}", "edge_height_kept", c, 3) for c in contrasts),
-            *(_ranged(f"dot, {c}", "dot_kept", c, 3) for c in _keys(group, "dot_kept")),
+            *(_ranged(f"dot, {c}{through}", "dot_kept", c, 3) for c in _keys(group, "dot_kept")),
+            *(_ranged(f"dot, {c}{IN_ONE}", "dot_kept_in_one_slice", c, 3) for c in alone),
             *(_ranged(f"bars, {c}", "bars_kept", c, 3) for c in _keys(group, "bars_kept")),
         ],
     )
-    if sizes := _keys(group, "d_prime"):
-        yield (
-            "d' of discs, and over the input's (95 %)",
-            [
-                *(_ranged(size, "d_prime", size, 2) for size in sizes),
-                *(_over_input(f"{size}, over the input's", size) for size in sizes),
-            ],
-        )
+    if _keys(group, "d_prime"):
+        yield "d' of discs, and over the input's (95 %)", list(_disc_columns(group))
+
+
+def _disc_columns(group: dict[str, Any]) -> Iterator[Column]:
+    """d', then d' over the input's, of each disc through three slices and of those in one."""
+    small = _keys(group, "d_prime_in_one_slice")
+    found = [(size, "d_prime", THROUGH if size in small else "") for size in _keys(group, "d_prime")]
+    found += [(size, "d_prime_in_one_slice", IN_ONE) for size in small]
+    yield from (_ranged(f"{size}{how}", figure, size, 2) for size, figure, how in found)
+    yield from (_over_input(f"{size}{how}, over the input's", figure, size) for size, figure, how in found)
 
 
 def _plain(heading: str, figure: str, digits: int, *, sign: bool = False) -> Column:
@@ -120,11 +126,11 @@ def _ranged(heading: str, figure: str, key: str, digits: int, *, sign: bool = Fa
     return Column(heading, cell)
 
 
-def _over_input(heading: str, size: str) -> Column:
+def _over_input(heading: str, figure: str, size: str) -> Column:
     """d' over the input's with its interval."""
 
     def cell(figures: dict[str, Any]) -> str:
-        found = figures.get("d_prime", {}).get(size)
+        found = figures.get(figure, {}).get(size)
         return _share(found["over_input"]) if found else NOTHING
 
     return Column(heading, cell)
@@ -246,7 +252,12 @@ def _summed(group: dict[str, Any], mode: str) -> list[str]:
         f"{number(was['bias_hu'].get(worst), 2, True)} -> {bias[worst]:+.2f} ({worst})" if worst else NOTHING,
         number(now.get("nps_shift_percent"), 1, True),
         _furthest(now.get("mtf50_change_percent", {})),
-        _least_over(now.get("d_prime", {})),
+        _least_over(
+            {
+                **now.get("d_prime", {}),
+                **{f"{size}{IN_ONE}": one for size, one in now.get("d_prime_in_one_slice", {}).items()},
+            }
+        ),
     ]
 
 
@@ -309,8 +320,11 @@ def notes(report: Report) -> str:
   them minus result without; change against what was put in, with its 95 % interval over places.
   **Contrast kept**: height of that edge, contrast of dots of {DOT_MM:g} mm, modulation of bars of
   {BARS_PER_CM:g} line pairs a cm, the last two with their standard error. Everything put in goes through
-  the neighbouring slices too, as a vessel or a nodule would. Where a recipe trains with `objects`, discs and
-  bars of such kinds were in half of the training crops: not these, but others like them.
+  the neighbouring slices too at full contrast, as a vessel would: a method that sees neighbours finds it
+  there again. Dots, and discs of {SMALL.diameter_mm:g} mm, are put in once more **in one slice** alone, as a
+  small nodule or a calcification lies; for a method that sees one slice both are the same but for noise and
+  places, and in pairs, which are single slices, there is but the one. Where a recipe trains with `objects`,
+  discs and bars of such kinds were in half of the training crops: not these, but others like them.
 * **d'**: of an observer with 6 channels (difference of Gaussians) that looks for a disc it knows,
   {discs}, in even tissue, at every place with it and without it in the same noise. Over the input's above
   1 the disc is easier to find: places and noise are the same for both, and the interval (jackknife over

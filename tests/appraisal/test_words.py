@@ -1,5 +1,6 @@
 """What notes and card say of the figures, held against what the code does."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from dicomnode.appraisal.methods import Scan, Unchanged
 from dicomnode.appraisal.probing import Probed
 from dicomnode.appraisal.report import group_report
 from dicomnode.appraisal.scoring import Truth
-from dicomnode.appraisal.tables import notes, told_of
+from dicomnode.appraisal.tables import for_terminal, notes, told_of
 from dicomnode.engines.catalog import SHIPPED
 from tests.appraisal.scans import PIXEL_MM, Volume, body, start
 from tests.appraisal.test_probing import Seen
@@ -53,6 +54,19 @@ def test_what_real_pairs_share_of_their_noise_is_measured_and_told() -> None:
     assert abs(shares[1]) < 0.15
     assert "independent where both doses were measured" in NOTES
     assert "In real pairs the two noises are independent." not in NOTES
+
+
+def test_small_things_in_one_slice_stand_beside_those_through_three() -> None:
+    low = body(3, noise_hu=40.0)
+    group, one = Group("10 %", "k", {"input": Row()}), case(low, body(3), "10 %")
+    one = replace(one, judged=slice(1, 2), plans=tuple(plan_slices(low, [1], [PIXEL_MM], seed=1)))
+    group.add(one, Truth.of(one), [Unchanged()], lambda done: None)
+    heads = {str(head) for table in for_terminal(group_report(group)) for head in table.columns[0].cells}
+    for thing in ("dot, 50 HU", "dot, 400 HU", "3 mm, 40 HU"):
+        assert {f"{thing}, through three slices", f"{thing}, in one slice"} <= heads
+    assert "5 mm, 25 HU" in heads
+    assert "3 mm, 40 HU, in one slice, over the input's" in heads
+    assert "once more **in one slice** alone" in NOTES
 
 
 def test_the_card_says_which_aims_are_missed() -> None:
