@@ -331,5 +331,8 @@ def notes(report: Report) -> str:
   places) is of that ratio; where it holds 1, nothing is proven. Above 3.3 a disc is missed by less than
   1 in 100 (AUC 0.99). "-" with fewer than 14 places.
 * **Dice**: overlap of organs found by threshold and region growing with the same on the reference.
+  **Airways** are grown inside each block of judged slices by itself, from the trachea there: what joins it
+  only outside the block, as most small bronchi do, does not enter, and a block with less than 12 mm of
+  trachea has none. It tells of trachea and large bronchi, not of small airways.
 * **-**: could not be measured: too little even tissue, an organ that is not there, or noise that is gone.
 {left_out}"""

@@ -14,6 +14,7 @@ from dicomnode.appraisal.report import group_report
 from dicomnode.appraisal.scoring import Truth
 from dicomnode.appraisal.tables import for_terminal, notes, told_of
 from dicomnode.engines.catalog import SHIPPED
+from dicomnode.evaluation.airways import LEAST_TUBE_MM, grow_airways
 from tests.appraisal.scans import PIXEL_MM, Volume, body, start
 from tests.appraisal.test_probing import Seen
 
@@ -67,6 +68,22 @@ def test_small_things_in_one_slice_stand_beside_those_through_three() -> None:
     assert "5 mm, 25 HU" in heads
     assert "3 mm, 40 HU, in one slice, over the input's" in heads
     assert "once more **in one slice** alone" in NOTES
+
+
+def test_airways_are_those_that_join_the_trachea_inside_a_block() -> None:
+    """A bronchus that leaves it below the block is found from the whole stack, and not from the block."""
+    image = np.zeros((8, 60, 60), np.float32)
+    image[:, 25:35, 25:35] = -1000.0
+    image[1, 28:32, 10:25] = -1000.0
+    image[1:, 28:32, 10:14] = -1000.0
+    body_mask, spacing_mm = np.ones(image.shape, bool), (3.0, 1.5, 1.5)
+    whole = grow_airways(image, body_mask, spacing_mm, (5, 30, 30)).mask[4:]
+    block = grow_airways(image[4:], body_mask[4:], spacing_mm, (1, 30, 30)).mask
+    assert whole[:, 28:32, 10:14].all()
+    assert not block[:, 28:32, 10:14].any()
+    assert block[:, 25:35, 25:35].all()
+    assert "grown inside each block of judged slices by itself" in NOTES
+    assert f"a block with less than {LEAST_TUBE_MM:g} mm of trachea has none" in NOTES
 
 
 def test_the_card_says_which_aims_are_missed() -> None:
