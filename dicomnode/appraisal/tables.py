@@ -295,6 +295,10 @@ def notes(report: Report) -> str:
   air comes out brighter. Neither is tuned to the case. **enhanced** is the model as the node runs it: normal
   dose is left alone (step 0), the change bounded, the mean of each tissue kept. Baselines named above have
   no such rules and answer at full dose too; their difference in bias and at full dose is that of the rules.
+* **Baselines** of the recipes in `configs`: **unet** has what NEED's image network has, small objects drawn
+  into half of its training crops and its answer the mean over two mirrorings. **red-cnn** is as published:
+  slices alone, no objects in its crops, one pass and no mirrorings; its rows carry that difference too. Other
+  recipes may say otherwise: the lines at the top tell mirrorings.
 * **One noise**: a simulated dose keeps the reference's own noise and adds what is missing, so of the noise
   in the input that share counts as right: an image without any noise scores worse than one that keeps the
   share (dose) of it, most at 50 %. Each dose and block has noise drawn for itself, once. In real pairs
@@ -323,8 +327,8 @@ def notes(report: Report) -> str:
   the neighbouring slices too at full contrast, as a vessel would: a method that sees neighbours finds it
   there again. Dots, and discs of {SMALL.diameter_mm:g} mm, are put in once more **in one slice** alone, as a
   small nodule or a calcification lies; for a method that sees one slice both are the same but for noise and
-  places, and in pairs, which are single slices, there is but the one. Where a recipe trains with `objects`,
-  discs and bars of such kinds were in half of the training crops: not these, but others like them.
+  places, and in pairs, which are single slices, there is but the one. Where a recipe trains with `objects`
+  (need, unet), discs and bars of such kinds were in its training crops: not these, but others like them.
 * **d'**: of an observer with 6 channels (difference of Gaussians) that looks for a disc it knows,
   {discs}, in even tissue, at every place with it and without it in the same noise. Over the input's above
   1 the disc is easier to find: places and noise are the same for both, and the interval (jackknife over

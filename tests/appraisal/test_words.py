@@ -1,6 +1,7 @@
 """What notes and card say of the figures, held against what the code does."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from dicomnode.appraisal.scoring import Truth
 from dicomnode.appraisal.tables import for_terminal, notes, told_of
 from dicomnode.engines.catalog import SHIPPED
 from dicomnode.evaluation.airways import LEAST_TUBE_MM, grow_airways
+from dicomnode.learning.recipe import Recipe, UNetRecipe, load_recipe
 from tests.appraisal.scans import PIXEL_MM, Volume, body, start
 from tests.appraisal.test_probing import Seen
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 CARD = (SHIPPED / "need-small" / "README.md").read_text()
 NOTES = " ".join(notes({"left_out": {}}).split())
 
@@ -84,6 +87,19 @@ def test_airways_are_those_that_join_the_trachea_inside_a_block() -> None:
     assert block[:, 25:35, 25:35].all()
     assert "grown inside each block of judged slices by itself" in NOTES
     assert f"a block with less than {LEAST_TUBE_MM:g} mm of trachea has none" in NOTES
+
+
+def test_the_notes_tell_what_the_baselines_were_given_as_the_recipes_do() -> None:
+    need, unet, red_cnn = (
+        load_recipe(CONFIGS / f"train-{name}.yaml") for name in ("need-small", "unet", "red-cnn")
+    )
+    assert need.image.objects == unet.image.objects == 0.5
+    assert red_cnn.image.objects == 0.0
+    assert isinstance(unet, UNetRecipe)
+    assert isinstance(need, Recipe)
+    assert need.mirrorings == unet.mirrorings == 2
+    assert "small objects drawn into half of its training crops" in NOTES
+    assert "no objects in its crops, one pass and no mirrorings" in NOTES
 
 
 def test_the_card_says_which_aims_are_missed() -> None:
