@@ -43,6 +43,12 @@ def test_things_are_put_into_the_scan_whose_dose_was_lowered() -> None:
     assert "into even tissue of the noisy scan" in NOTES
 
 
+def test_raw_mode_is_compared_with_a_scan_at_normal_dose() -> None:
+    for told in (CARD, NOTES):
+        assert "without counting noise" not in told
+    assert "All are told one share" in NOTES
+
+
 def test_what_real_pairs_share_of_their_noise_is_measured_and_told() -> None:
     reference = body(1)
     apart = np.ascontiguousarray(body(2, noise_hu=24.0)[1:])
