@@ -16,7 +16,7 @@ from dicomnode.dicom.pixels import to_hounsfield, to_stored
 from dicomnode.dicom.series import CtSeries, read_series
 from dicomnode.dose_reference import DoseReference
 from dicomnode.engines.need.engine import NeedEngine
-from dicomnode.engines.start_step import StartStep
+from dicomnode.engines.start_step import SliceFacts, StartStep
 from dicomnode.errors import AlreadyLowDose, DoseUnknown, NoTestSeries, SeriesRefused
 from dicomnode.inspection.folder import gather
 from dicomnode.journey.matching import slice_facts
@@ -145,8 +145,9 @@ def simulated_cases(
 def ray_cases(test: OpenedSeries, engine: NeedEngine, doses: Sequence[float], seed: int) -> Iterator[Case]:
     """Every block as counted projections of a scanner no corpus has, at normal dose and at each lower one.
 
-    The reference is the same scan without counting noise, reconstructed alike. Nothing where the model has no
-    raw mode, or slices are not square.
+    The reference is the same scan at normal dose, reconstructed alike; a lower dose is thinned from its
+    counts and shares its noise. Every method is told the photons of this scanner, not the dose of the series.
+    Nothing where the model has no raw mode, or slices are not square.
     """
     series, pixel_mm = test.series, test.series.pixel_spacing_mm
     if engine.card.raw is None or series.hounsfield.shape[1] != series.hounsfield.shape[2]:
@@ -157,10 +158,12 @@ def ray_cases(test: OpenedSeries, engine: NeedEngine, doses: Sequence[float], se
         reference: Volume | None = None
         for fraction in (1.0, *doses):
             counts = raw_case(
-                series.hounsfield[first:last], pixel_mm[0], fraction, noise_seed(seed, first, fraction)
+                series.hounsfield[first:last], pixel_mm[0], fraction, noise_seed(seed, first, 1.0)
             )
-            reference, low = counts.target if reference is None else reference, counts.low_dose
-            starts = _starts(test, engine, numbers, low, fraction)
+            reference = counts.reference if reference is None else reference
+            low = reference if fraction == 1.0 else counts.low_dose
+            facts = _facts(test, numbers, low, fraction)
+            starts = tuple(_of_scanner(engine, one, counts.photons) for one in facts)
             scan = replace(_scan(low, starts, pixel_mm[0], judged), rays=counts.rays)
             spacing_mm = (series.slice_spacing_mm, *pixel_mm)
             yield Case(dose_name(fraction), RAYS, scan, reference, judged, spacing_mm)
@@ -257,14 +260,28 @@ def _starts(
     test: OpenedSeries, engine: NeedEngine, numbers: Sequence[int], low: Volume, fraction: float
 ) -> tuple[StartStep, ...]:
     """What the node would start from: told the dose by tags, and the noise by the slices."""
+    return tuple(engine.match(one) for one in _facts(test, numbers, low, fraction))
+
+
+def _of_scanner(engine: NeedEngine, facts: SliceFacts, photons: float) -> StartStep:
+    """What image mode starts from where the photons of the scan are known, as raw mode knows them.
+
+    The share that stays is that of the reference: photons over those of normal dose (NEED 1.6).
+    """
+    start = replace(engine.match_photons(photons, facts), step=engine.schedule.nearest(photons))
+    return engine.within_limits(start, facts.pixel_mm)
+
+
+def _facts(
+    test: OpenedSeries, numbers: Sequence[int], low: Volume, fraction: float
+) -> tuple[SliceFacts, ...]:
     part = slice(numbers[0], numbers[-1] + 1)
     dose = replace(
         test.dose,
         mas=test.dose.mas[part],
         ctdivol_mgy=tuple(None if v is None else v * fraction for v in test.dose.ctdivol_mgy[part]),
     )
-    facts = slice_facts(_some(test.series, numbers, low), dose, test.reference)
-    return tuple(engine.match(one) for one in facts)
+    return slice_facts(_some(test.series, numbers, low), dose, test.reference)
 
 
 def _lowered(series: CtSeries, numbers: Sequence[int], scanner: Scanner, seed: int) -> Volume:
@@ -299,7 +316,7 @@ def _of_kernel(pairs: Sequence[Pair], engine: NeedEngine, inserts: int, seed: in
     images = [pair.full.hounsfield[0] for pair in pairs]
     chosen = richest(images, range(len(pairs)), inserts, pairs[0].low.pixel_spacing_mm[0])
     pixels_mm = [pairs[k].low.pixel_spacing_mm[0] for k in chosen]
-    plans = {plan.at: plan for plan in plan_slices(images, chosen, pixels_mm, seed)}
+    plans = {plan.at: plan for plan in plan_slices(images, chosen, pixels_mm, seed, beside=False)}
     for number, pair in enumerate(pairs):
         low, pixel_mm = pair.low, pair.low.pixel_spacing_mm
         facts = slice_facts(low, read_dose(low.headers), DoseReference())

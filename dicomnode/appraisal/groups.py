@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from dicomnode.appraisal.cases import Case
+from dicomnode.appraisal.cases import PAIRS, Case
 from dicomnode.appraisal.methods import Method
 from dicomnode.appraisal.panels import Panel
 from dicomnode.appraisal.probing import Probed
 from dicomnode.appraisal.scoring import Scored, Truth
+from dicomnode.evaluation.shared_noise import SharedNoise, shared_noise
 
 
 @dataclass(eq=False)
@@ -21,7 +22,10 @@ class Row:
 
 @dataclass(eq=False)
 class Group:
-    """All cases of one dose and kernel, a row a method; `panel` shows one slice of it."""
+    """All cases of one dose and kernel, a row a method; `panel` shows one slice of it.
+
+    `shared`: of real pairs, what the two doses share of their noise; a simulation knows that beforehand.
+    """
 
     dose: str
     kernel: str
@@ -31,6 +35,7 @@ class Group:
     steps: list[int] = field(default_factory=list)
     fractions: list[float] = field(default_factory=list)
     panel: Panel | None = None
+    shared: list[SharedNoise] = field(default_factory=list)
 
     def add(self, case: Case, truth: Truth, methods: Sequence[Method], done: Callable[[int], None]) -> None:
         """Run every method on a case."""
@@ -39,6 +44,10 @@ class Group:
         self.probed_slices += len(case.plans)
         self.steps += [start.step for start in starts]
         self.fractions += [start.fraction for start in starts]
+        if case.dose == PAIRS and (
+            found := shared_noise(case.scan.hounsfield[case.judged], case.reference[case.judged])
+        ):
+            self.shared.append(found)
         results = {}
         for method in methods:
             results[method.name] = method(case.scan, case.judged)

@@ -20,6 +20,10 @@ BARS_PER_CM, BAR_PAIRS, BARS_MARGIN_MM = 4.0, 3, 2.0
 DISCS = (Disc(3.0, 40.0), Disc(5.0, 25.0), Disc(8.0, 15.0))
 """Faint discs for the observer: the smaller, the stronger, so that none is plain and none is hopeless."""
 
+SMALL = DISCS[0]
+"""Of the discs the one that is seldom longer than a slice is thick."""
+DOT, DOT_ALONE = "dot", "dot in one slice"
+
 NOISE_SIDE_PX = 24
 MOST_PLACES = 40
 
@@ -62,17 +66,24 @@ class DiscPlan:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What happens to one slice, number `at` of its scan. All places lie in slice 0."""
+    """What happens to one slice, number `at` of its scan. All places lie in slice 0.
+
+    `mixtures` and `discs` go through its neighbours too, as a vessel does. `dots_alone`, all in one picture,
+    and `disc_alone` are in this slice alone, as a small nodule is; nothing where it has no neighbours.
+    """
 
     at: int
     squares: tuple[Place, ...]
     mixtures: tuple[Mixture, ...]
     discs: tuple[DiscPlan, ...]
+    dots_alone: tuple[Mixture, ...] = ()
+    disc_alone: DiscPlan | None = None
 
     @property
     def runs(self) -> int:
         """How often a method works on the slice: as it is, in a second noise, and with each thing in it."""
-        return 2 + len(self.mixtures) + len(self.discs)
+        alone = bool(self.dots_alone) + bool(self.disc_alone)
+        return 2 + len(self.mixtures) + len(self.discs) + alone
 
 
 Images = Sequence[Volume] | Volume
@@ -86,8 +97,13 @@ def richest(images: Images, slices: Sequence[int], count: int, pixel_mm: float) 
     return sorted(sorted(rooms, key=lambda k: (-rooms[k], k))[:count])
 
 
-def plan_slices(images: Images, slices: Sequence[int], pixels_mm: Sequence[float], seed: int) -> list[Plan]:
-    """Plans for some of the slices; `pixels_mm` has their pixel sizes, one each."""
+def plan_slices(
+    images: Images, slices: Sequence[int], pixels_mm: Sequence[float], seed: int, *, beside: bool = True
+) -> list[Plan]:
+    """Plans for some of the slices; `pixels_mm` has their pixel sizes, one each.
+
+    `beside`: the slices have neighbours, so that it matters whether a thing goes through them.
+    """
     plans = []
     for k, pixel_mm in zip(slices, pixels_mm, strict=True):
         image = images[k][None]
@@ -101,6 +117,8 @@ def plan_slices(images: Images, slices: Sequence[int], pixels_mm: Sequence[float
                 tuple(find_even(image, NOISE_SIDE_PX, most=MOST_PLACES)),
                 tuple(_mixture(room, c, pixel_mm, seed + 1000 * k + n) for n, c in enumerate(CONTRASTS_HU)),
                 tuple(plan for plan in discs if plan.places),
+                _dots_alone(image, pixel_mm, seed + 1000 * k + len(CONTRASTS_HU)) if beside else (),
+                next((one for one in discs if beside and one.disc == SMALL and one.places), None),
             )
         )
     return plans
@@ -129,7 +147,7 @@ def dot(contrast_hu: float) -> Disc:
 KINDS: dict[str, tuple[Callable[[float], Insert], float]] = {
     "edge": (edge, EDGE_MARGIN_MM),
     "bars": (bars, BARS_MARGIN_MM),
-    "dot": (dot, DOT_MARGIN_MM),
+    DOT: (dot, DOT_MARGIN_MM),
 }
 """Each kind: what it is at a contrast in HU, and the margin around it in mm."""
 
@@ -156,6 +174,17 @@ def _mixture(room: dict[str, list[Place]], contrast_hu: float, pixel_mm: float, 
         if room[kind]
     }
     return Mixture(contrast_hu, objects)
+
+
+def _dots_alone(image: Volume, pixel_mm: float, seed: int) -> tuple[Mixture, ...]:
+    """Dots of every contrast in turn over the even places: one picture, and so one run, for all of them."""
+    places = find_even(image, side_for(dot(1.0), pixel_mm, DOT_MARGIN_MM), most=2 * MOST_PLACES)
+    rng, turns = np.random.default_rng(seed), len(CONTRASTS_HU)
+    return tuple(
+        Mixture(contrast, {DOT: plant(mine, dot(contrast), pixel_mm, rng=rng, margin_mm=DOT_MARGIN_MM)})
+        for n, contrast in enumerate(CONTRASTS_HU)
+        if (mine := places[n::turns])
+    )
 
 
 def _distance(one: Place, other: Place) -> int:

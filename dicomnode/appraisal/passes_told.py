@@ -166,6 +166,6 @@ NOTES = """## What the figures are
 * All rows work on the same slices in the same noise, with the same seed for what a model draws itself.
 * **to full**: PSNR less that of all steps in both stages. **RMSE, PSNR, SSIM** and **NPS shift**, of the
   mean frequency of the noise, are those of `dicomnode evaluate model`; of raw projections the last is that of
-  what is left between result and the scan without counting noise, in even squares.
+  what is left between result and the scan at normal dose, in even squares.
 * **s a slice**: by the clock, the whole way of a slice through the engine, after one run that warms up; what
   is no network pass is in every row. Only of a machine that does nothing else do they mean anything."""

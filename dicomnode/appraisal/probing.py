@@ -3,13 +3,14 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dicomnode.appraisal.cases import Case
-from dicomnode.appraisal.inserts import DISCS, NOISE_SIDE_PX, Plan, bars, edge
+from dicomnode.appraisal.inserts import DISCS, DOT, DOT_ALONE, NOISE_SIDE_PX, Plan, bars, edge
 from dicomnode.appraisal.methods import Method, Volume
 from dicomnode.errors import NotMeasurable
 from dicomnode.evaluation.detectability import Twice, dense_channels
@@ -45,6 +46,8 @@ class Probed:
 
     present: dict[tuple[Disc, float], list[Volume]] = field(default_factory=lambda: defaultdict(list))
     absent: dict[tuple[Disc, float], list[Volume]] = field(default_factory=lambda: defaultdict(list))
+    present_alone: dict[tuple[Disc, float], list[Volume]] = field(default_factory=lambda: defaultdict(list))
+    """In one slice alone, at the same places as `present`: without it both are `absent`."""
 
     def add(self, method: Method, case: Case, done: Callable[[int], None]) -> None:
         """Run the method on the planned slices of a case; `done` is told of every slice worked on."""
@@ -67,6 +70,24 @@ class Probed:
                 self.present[place].extend(with_disc)
                 self.absent[place].extend(without_disc)
                 done(1)
+            self._add_alone(work, without, case, plan, done)
+
+    def _add_alone(
+        self, work: "_Window", without: Volume, case: Case, plan: Plan, done: Callable[[int], None]
+    ) -> None:
+        """The small things once more, in the planned slice alone."""
+        if plan.dots_alone:
+            with_them = work(
+                lambda image: reduce(lambda x, one: one.into(x), plan.dots_alone, image), alone=True
+            )
+            for mixture in plan.dots_alone:
+                key = DOT_ALONE, mixture.contrast_hu, case.scan.pixel_mm
+                self.responses[key].append(mixture.objects[DOT].response(without, with_them))
+            done(1)
+        if disc := plan.disc_alone:
+            squares: Volume = cut(work(disc.into, alone=True)[None], disc.places, disc.side_px)
+            self.present_alone[disc.disc, disc.pixel_mm].extend(squares)
+            done(1)
 
     def _add_noise(self, work: "_Window", without: Volume, case: Case, plan: Plan) -> None:
         if not plan.squares:
@@ -106,21 +127,23 @@ class Probed:
         except NotMeasurable:
             return None
 
-    def dots(self, contrast_hu: float) -> Kept | None:
-        """What is kept of a dot."""
-        return _mean_kept([dot_kept(one) for one in self._together("dot", contrast_hu)])
+    def dots(self, contrast_hu: float, *, alone: bool = False) -> Kept | None:
+        """What is kept of a dot, through three slices or `alone` in one."""
+        kind = DOT_ALONE if alone else DOT
+        return _mean_kept([dot_kept(one) for one in self._together(kind, contrast_hu)])
 
     def bars(self, contrast_hu: float) -> Kept | None:
         """What is kept of the bars."""
         return _mean_kept([bars_kept(one, bars(contrast_hu)) for one in self._together("bars", contrast_hu)])
 
-    def seen(self, disc: Disc) -> Twice | None:
+    def seen(self, disc: Disc, *, alone: bool = False) -> Twice | None:
         """What the observer sees of a disc; of several pixel sizes that with most places."""
-        keys = [key for key in self.present if key[0] == disc and self.present[key]]
+        found = self.present_alone if alone else self.present
+        keys = [key for key in found if key[0] == disc and found[key]]
         if not keys:
             return None
-        key = max(keys, key=lambda one: len(self.present[one]))
-        present, absent = np.stack(self.present[key]), np.stack(self.absent[key])
+        key = max(keys, key=lambda one: len(found[one]))
+        present, absent = np.stack(found[key]), np.stack(self.absent[key])
         return Twice.seen(present, absent, dense_channels(present.shape[1])[-CHANNELS:])
 
     def _together(self, kind: str, contrast_hu: float) -> list[Responses]:
@@ -130,25 +153,26 @@ class Probed:
 
 @dataclass(frozen=True, eq=False)
 class _Window:
-    """A method on one planned slice and its neighbours: what is put in goes through them too."""
+    """A method on one planned slice and its neighbours, through which goes what is put in, unless `alone`."""
 
     method: Method
     case: Case
     plan: Plan
 
-    def __call__(self, change: Callable[[Volume], Volume]) -> Volume:
+    def __call__(self, change: Callable[[Volume], Volume], *, alone: bool = False) -> Volume:
         """The slice [row, column] as the method makes it once `change` was made to it and its neighbours."""
-        return self._run(self.case.scan.hounsfield, change)
+        return self._run(self.case.scan.hounsfield, change, alone)
 
     def again(self) -> Volume:
         """The slice as the method makes it of the second noise."""
         assert self.case.again is not None
         return self._run(self.case.again, lambda image: image)
 
-    def _run(self, stack: Volume, change: Callable[[Volume], Volume]) -> Volume:
+    def _run(self, stack: Volume, change: Callable[[Volume], Volume], alone: bool = False) -> Volume:
         at = self.plan.at
         low, high = max(at - 1, 0), min(at + 2, len(stack))
-        changed = np.stack([change(image) for image in stack[low:high]])
+        window = enumerate(stack[low:high], start=low)
+        changed = np.stack([image if alone and n != at else change(image) for n, image in window])
         scan = replace(self.case.scan, hounsfield=changed, starts=self.case.scan.starts[low:high])
         result: Volume = self.method(scan, slice(at - low, at - low + 1))[0]
         return result
@@ -184,17 +208,19 @@ def find(probed: Probed, unchanged: Probed) -> Found:
         },
         "edge_height_kept": {c: s.contrast_kept for c, s in sharp.items()},
         "dot_kept": _shares(contrasts, probed.dots),
+        "dot_kept_in_one_slice": _shares(contrasts, partial(probed.dots, alone=True)),
         "bars_kept": _shares(contrasts, probed.bars),
         "d_prime": _discs(probed, unchanged),
+        "d_prime_in_one_slice": _discs(probed, unchanged, alone=True),
     }
     return Found(figures, {"nps": _power(probed), "mtf": {c: _transfer(s.after) for c, s in sharp.items()}})
 
 
-def _discs(probed: Probed, unchanged: Probed) -> dict[str, Any]:
+def _discs(probed: Probed, unchanged: Probed, *, alone: bool = False) -> dict[str, Any]:
     """By disc: d', and d' over what it was in the input, at the same places in the same noise."""
     found: dict[str, Any] = {}
     for disc in DISCS:
-        now, was = probed.seen(disc), unchanged.seen(disc)
+        now, was = (one.seen(disc, alone=alone) for one in (probed, unchanged))
         if now is None or was is None:
             continue
         try:

@@ -13,6 +13,7 @@ from dicomnode.appraisal.asked import Opened, command
 from dicomnode.appraisal.cases import FULL, PAIRS, OpenedSeries
 from dicomnode.appraisal.groups import Group
 from dicomnode.appraisal.methods import Beside
+from dicomnode.evaluation.shared_noise import SharedNoise, all_together
 
 JSON, MARKDOWN = "evaluation.json", "evaluation.md"
 
@@ -35,7 +36,7 @@ def build(
             **head(opened, words, seconds),
             "beside": {one.name: one.told for one in beside},
             "left_out": LEFT_OUT,
-            "groups": [_group(group) for group in _ordered(groups.values())],
+            "groups": [group_report(group) for group in _ordered(groups.values())],
         }
     )
 
@@ -73,7 +74,8 @@ def _series(test: OpenedSeries) -> Report:
     }
 
 
-def _group(group: Group) -> Report:
+def group_report(group: Group) -> Report:
+    """One dose and kernel: what was told of its slices, and the figures of every method."""
     unchanged = group.rows["input"].probed
     found = {name: probing.find(row.probed, unchanged) for name, row in group.rows.items()}
     if not group.probed_slices:
@@ -90,6 +92,18 @@ def _group(group: Group) -> Report:
             for name, row in group.rows.items()
         },
         "curves": {name: one.curves for name, one in found.items()},
+        "shared_noise": _shared(group.shared),
+    }
+
+
+def _shared(found: Sequence[SharedNoise]) -> Report | None:
+    if (known := all_together(found)) is None:
+        return None
+    return {
+        "share": known.share,
+        "added": known.added,
+        "least_rmse_share": known.least_rmse_share,
+        "squares": known.squares,
     }
 
 

@@ -7,13 +7,14 @@ from typing import Any
 from rich.table import Table
 
 from dicomnode.appraisal import guard
-from dicomnode.appraisal.cases import FULL, PAIRS, RAYS
-from dicomnode.appraisal.inserts import BARS_PER_CM, DISCS, DOT_MM, EDGE_MM
+from dicomnode.appraisal.cases import FULL, PAIRS, RAYS, dose_name
+from dicomnode.appraisal.inserts import BARS_PER_CM, DISCS, DOT_MM, EDGE_MM, SMALL
 from dicomnode.appraisal.report import Report
 from dicomnode.appraisal.scoring import TISSUES
 from dicomnode.evaluation.segmentation import ORGANS
 
 NOTHING = "-"
+THROUGH, IN_ONE = ", through three slices", ", in one slice"
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,13 @@ def markdown(report: Report, pictures: Sequence[tuple[str, str]]) -> str:
     """The whole of evaluation.md."""
     parts = [f"# {report['model']['id']} measured", measured_on(report), *_glance(report)]
     for group in report["groups"]:
-        parts.append(f"## {_heading(group)}\n\n{_told(group)}")
+        parts.append(f"## {_heading(group)}\n\n{told_of(group)}")
         for title, columns in _tables(group):
             rows = [[n, *(c.cell(f) for c in columns)] for n, f in group["methods"].items()]
             parts.append(f"{title}\n\n{grid(['', *(c.heading for c in columns)], rows)}")
     parts.append("## Pictures")
     parts += [f"![{caption}]({name})" for name, caption in pictures]
-    parts.append(_notes(report))
+    parts.append(notes(report))
     return "\n\n".join(parts) + "\n"
 
 
@@ -68,7 +69,8 @@ def _tables(group: dict[str, Any]) -> Iterator[tuple[str, list[Column]]]:
     )
     if not group["curves"]:
         return
-    contrasts = _keys(group, "mtf50_change_percent")
+    contrasts, alone = _keys(group, "mtf50_change_percent"), _keys(group, "dot_kept_in_one_slice")
+    through = THROUGH if alone else ""
     yield (
         "Texture and sharpness: change against the input",
         [
@@ -80,18 +82,22 @@ def _tables(group: dict[str, Any]) -> Iterator[tuple[str, list[Column]]]:
         "Contrast kept, of 1",
         [
             *(_inner(f"edge, {c}", "edge_height_kept", c, 3) for c in contrasts),
-            *(_ranged(f"dot, {c}", "dot_kept", c, 3) for c in _keys(group, "dot_kept")),
+            *(_ranged(f"dot, {c}{through}", "dot_kept", c, 3) for c in _keys(group, "dot_kept")),
+            *(_ranged(f"dot, {c}{IN_ONE}", "dot_kept_in_one_slice", c, 3) for c in alone),
             *(_ranged(f"bars, {c}", "bars_kept", c, 3) for c in _keys(group, "bars_kept")),
         ],
     )
-    if sizes := _keys(group, "d_prime"):
-        yield (
-            "d' of discs, and over the input's (95 %)",
-            [
-                *(_ranged(size, "d_prime", size, 2) for size in sizes),
-                *(_over_input(f"{size}, over the input's", size) for size in sizes),
-            ],
-        )
+    if _keys(group, "d_prime"):
+        yield "d' of discs, and over the input's (95 %)", list(_disc_columns(group))
+
+
+def _disc_columns(group: dict[str, Any]) -> Iterator[Column]:
+    """d', then d' over the input's, of each disc through three slices and of those in one."""
+    small = _keys(group, "d_prime_in_one_slice")
+    found = [(size, "d_prime", THROUGH if size in small else "") for size in _keys(group, "d_prime")]
+    found += [(size, "d_prime_in_one_slice", IN_ONE) for size in small]
+    yield from (_ranged(f"{size}{how}", figure, size, 2) for size, figure, how in found)
+    yield from (_over_input(f"{size}{how}, over the input's", figure, size) for size, figure, how in found)
 
 
 def _plain(heading: str, figure: str, digits: int, *, sign: bool = False) -> Column:
@@ -120,11 +126,11 @@ def _ranged(heading: str, figure: str, key: str, digits: int, *, sign: bool = Fa
     return Column(heading, cell)
 
 
-def _over_input(heading: str, size: str) -> Column:
+def _over_input(heading: str, figure: str, size: str) -> Column:
     """d' over the input's with its interval."""
 
     def cell(figures: dict[str, Any]) -> str:
-        found = figures.get("d_prime", {}).get(size)
+        found = figures.get(figure, {}).get(size)
         return _share(found["over_input"]) if found else NOTHING
 
     return Column(heading, cell)
@@ -163,18 +169,32 @@ def _heading(group: dict[str, Any]) -> str:
     return f"{group['kernel']}, {group['dose']}"
 
 
-def _told(group: dict[str, Any]) -> str:
+def told_of(group: dict[str, Any]) -> str:
+    """What a reader needs to know before the tables of one dose and kernel."""
     least, middle, most = group["start_steps"]
     steps = f"{least:g}" if least == most else f"{least:g} to {most:g} (median {middle:g})"
+    known = "told" if group["kernel"] == RAYS else "read"
     told = (
-        f"{group['slices']} slices; read as {100 * group['fraction']:.0f} % of the normal dose (median), "
+        f"{group['slices']} slices; {known} as {100 * group['fraction']:.0f} % of the normal dose (median), "
         f"start step {steps}."
     )
     if group["dose"] == FULL:
         return told + " No dose, no harm: the input is the reference, and should come back as it is."
     if group["kernel"] == RAYS:
-        return told + " Counted anew at that share of normal dose, 250000 photons a reference ray."
-    return told + f" Things were put into {group['slices_with_inserts']} of them."
+        if group["dose"] == dose_name(1.0):
+            return told + " This is the reference of the lower doses, and should come back as it is."
+        return told + " Thinned to that share from the counts of normal dose, 250000 photons a reference ray."
+    told += f" Things were put into {group['slices_with_inserts']} of them."
+    return f"{told} {_told_shared(group['shared_noise'])}" if group.get("shared_noise") else told
+
+
+def _told_shared(shared: dict[str, Any]) -> str:
+    return (
+        f"Of the reference's noise the input holds {100 * shared['share']:.0f} % (covariance over the "
+        f"variance of the reference, {shared['squares']} even squares; 100 if the low dose was made of the "
+        f"reference, 0 if measured apart). With the anatomy known and the best part of that noise kept, RMSE "
+        f"would be {100 * shared['least_rmse_share']:.0f} % of the input's: the floor that noise sets."
+    )
 
 
 def measured_on(report: Report) -> str:
@@ -232,7 +252,12 @@ def _summed(group: dict[str, Any], mode: str) -> list[str]:
         f"{number(was['bias_hu'].get(worst), 2, True)} -> {bias[worst]:+.2f} ({worst})" if worst else NOTHING,
         number(now.get("nps_shift_percent"), 1, True),
         _furthest(now.get("mtf50_change_percent", {})),
-        _least_over(now.get("d_prime", {})),
+        _least_over(
+            {
+                **now.get("d_prime", {}),
+                **{f"{size}{IN_ONE}": one for size, one in now.get("d_prime_in_one_slice", {}).items()},
+            }
+        ),
     ]
 
 
@@ -255,27 +280,35 @@ def grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _notes(report: Report) -> str:
+def notes(report: Report) -> str:
+    """What every figure is, and what was left out."""
     left_out = "\n".join(f"* **{name}** is left out: {why}." for name, why in report["left_out"].items())
     discs = ", ".join(f"{disc.diameter_mm:g} mm of {disc.contrast_hu:g} HU" for disc in DISCS)
     return f"""## What the figures are
 
 * **Reference**: the scan at its own dose, which has noise of its own, so nothing can reach an RMSE of 0
   or should. A lower dose is that scan with the noise it lacks, drawn in the projections and shaped as
-  the scan's own. Full dose compares the scan with itself. Real pairs are two measured doses of one
-  patient.
+  the scan's own. Full dose compares the scan with itself. Real pairs are two files of one patient, the
+  lower dose measured apart or made of the other by noise inserted into its projections.
 * **input** is the scan at the lower dose; **nlm** is non-local means with h = 0.6 of the measured noise,
   **tv** total variation with a weight of half of it, both over +-1000 HU: cut off at the lower end, noisy
   air comes out brighter. Neither is tuned to the case. **enhanced** is the model as the node runs it: normal
   dose is left alone (step 0), the change bounded, the mean of each tissue kept. Baselines named above have
   no such rules and answer at full dose too; their difference in bias and at full dose is that of the rules.
+* **Baselines** of the recipes in `configs`: **unet** has what NEED's image network has, small objects drawn
+  into half of its training crops and its answer the mean over two mirrorings. **red-cnn** is as published:
+  slices alone, no objects in its crops, one pass and no mirrorings; its rows carry that difference too. Other
+  recipes may say otherwise: the lines at the top tell mirrorings.
 * **One noise**: a simulated dose keeps the reference's own noise and adds what is missing, so of the noise
   in the input that share counts as right: an image without any noise scores worse than one that keeps the
   share (dose) of it, most at 50 %. Each dose and block has noise drawn for itself, once. In real pairs
-  the two noises are independent.
+  the two noises are independent where both doses were measured, and shared where the lower one was made of
+  the other, as a simulated dose is: how far is measured, and told above their tables.
 * **raw projections**, for a model with a raw mode: the same slices scanned by a virtual scanner whose views
-  and bins no corpus has. The reference is that scan without counting noise, reconstructed alike; **raw**
-  works on the counts, all others on slices made of them. Nothing is put into these.
+  and bins no corpus has. The reference is that scan at normal dose, with its counting noise, reconstructed
+  alike; each lower dose keeps every photon counted there with the probability of its share, so it holds the
+  reference's noise, as simulated doses do. **raw** works on the counts, all others on slices made of them.
+  All are told one share: the photons of that scanner, not the dose of the series. Nothing is put into these.
 * **PSNR, SSIM, RMSE**: HU clipped to +-1000, PSNR and SSIM over the range of the reference, SSIM with 11
   x 11 pixels and sigma 1.5; means over slices. **VIF**: pixel domain, four scales, HU clipped to -1024
   to 1900.
@@ -291,13 +324,19 @@ def _notes(report: Report) -> str:
   them minus result without; change against what was put in, with its 95 % interval over places.
   **Contrast kept**: height of that edge, contrast of dots of {DOT_MM:g} mm, modulation of bars of
   {BARS_PER_CM:g} line pairs a cm, the last two with their standard error. Everything put in goes through
-  the neighbouring slices too, as a vessel or a nodule would. Where a recipe trains with `objects`, discs and
-  bars of such kinds were in half of the training crops: not these, but others like them.
+  the neighbouring slices too at full contrast, as a vessel would: a method that sees neighbours finds it
+  there again. Dots, and discs of {SMALL.diameter_mm:g} mm, are put in once more **in one slice** alone, as a
+  small nodule or a calcification lies; for a method that sees one slice both are the same but for noise and
+  places, and in pairs, which are single slices, there is but the one. Where a recipe trains with `objects`
+  (need, unet), discs and bars of such kinds were in its training crops: not these, but others like them.
 * **d'**: of an observer with 6 channels (difference of Gaussians) that looks for a disc it knows,
   {discs}, in even tissue, at every place with it and without it in the same noise. Over the input's above
   1 the disc is easier to find: places and noise are the same for both, and the interval (jackknife over
   places) is of that ratio; where it holds 1, nothing is proven. Above 3.3 a disc is missed by less than
   1 in 100 (AUC 0.99). "-" with fewer than 14 places.
 * **Dice**: overlap of organs found by threshold and region growing with the same on the reference.
+  **Airways** are grown inside each block of judged slices by itself, from the trachea there: what joins it
+  only outside the block, as most small bronchi do, does not enter, and a block with less than 12 mm of
+  trachea has none. It tells of trachea and large bronchi, not of small airways.
 * **-**: could not be measured: too little even tissue, an organ that is not there, or noise that is gone.
 {left_out}"""

@@ -149,9 +149,27 @@ def counted(transmission: Tensor, quanta: float, rng: torch.Generator) -> Tensor
 
     (Poisson(quanta y_0) + N(0, s)) / quanta with s of `photons.ELECTRONIC_VARIANCE` (NEED 1.3).
     """
-    counts: Tensor = torch.poisson(quanta * transmission, generator=rng)
-    electronics = torch.randn(transmission.shape, generator=rng) * ELECTRONIC_VARIANCE**0.5
-    measured: Tensor = (counts + electronics) / quanta
+    return read_out(count_photons(transmission, quanta, rng), quanta, rng)
+
+
+def count_photons(transmission: Tensor, quanta: float, rng: torch.Generator) -> Tensor:
+    """Whole photons that come through, any shape, of `quanta` incident on each ray."""
+    return torch.poisson(quanta * transmission, generator=rng)
+
+
+def thinned(photons: Tensor, share: float, rng: torch.Generator) -> Tensor:
+    """Of counted photons a share, each kept or lost by itself: the counts of a lower dose, any shape.
+
+    Binomial(Poisson(a), d) is Poisson(d a), and a, given those of the lower dose, varies by what they lack:
+    the lower dose holds all noise of the higher, which is the share d of its own variance.
+    """
+    return torch.binomial(photons, torch.full_like(photons, share), generator=rng)
+
+
+def read_out(photons: Tensor, quanta: float, rng: torch.Generator) -> Tensor:
+    """Measured transmissions of photons counted, of `quanta` on each ray, with noise of the electronics."""
+    electronics = torch.randn(photons.shape, generator=rng) * ELECTRONIC_VARIANCE**0.5
+    measured: Tensor = (photons + electronics) / quanta
     return measured
 
 

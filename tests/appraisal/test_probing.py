@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 from dicomnode.appraisal.cases import Case
 from dicomnode.appraisal.inserts import DISCS, NOISE_SIDE_PX, Plan, plan_slices
 from dicomnode.appraisal.methods import Scan, Unchanged
-from dicomnode.appraisal.probing import Probed
+from dicomnode.appraisal.probing import Probed, find
 from dicomnode.evaluation.places import Place
 from dicomnode.evaluation.texture import noise_power
 from tests.appraisal.scans import PIXEL_MM, Volume, body, start
@@ -20,7 +20,12 @@ def squares(plan: Plan) -> list[list[tuple[Place, int]]]:
         for mixture in plan.mixtures
     ]
     discs = [[(place, one.side_px) for place in one.places] for one in plan.discs]
-    return [*mixed, *discs, [(place, NOISE_SIDE_PX) for place in plan.squares]]
+    alone = [
+        (place, mixture.objects["dot"].drawn.shape[1])
+        for mixture in plan.dots_alone
+        for place in mixture.objects["dot"].places
+    ]
+    return [*mixed, *discs, alone, [(place, NOISE_SIDE_PX) for place in plan.squares]]
 
 
 def test_nothing_touches_another() -> None:
@@ -78,6 +83,38 @@ def test_a_disc_is_looked_for_with_it_and_without_in_one_noise() -> None:
         assert found is not None
         assert (ratio := found.over(found)).value == 1.0
         assert ratio.interval == (1.0, 1.0)
+
+
+class Mean(Unchanged):
+    """Each slice as the mean of it and its neighbours."""
+
+    def __call__(self, scan: Scan, part: slice) -> Volume:
+        padded = np.pad(scan.hounsfield, ((1, 1), (0, 0), (0, 0)), "edge")
+        return np.mean([padded[k : k + len(scan.hounsfield)] for k in range(3)], axis=0)[part]
+
+
+def test_a_small_thing_in_one_slice_is_lost_to_a_method_that_leans_on_neighbours() -> None:
+    """Through three slices a mean of three keeps it whole, in one a third; who sees one slice keeps both."""
+    images = body(3)
+    plans = tuple(plan_slices(images, [1], [PIXEL_MM], seed=1))
+    scan, case_of = Scan(images, (start(9),) * 3, PIXEL_MM, 12.0), (images, slice(1, 2), (2.0, 1.2, 1.2))
+    case, told = Case("10 %", "k", scan, *case_of, plans), list[int]()
+    before, after = Probed(), Probed()
+    before.add(Unchanged(), case, told.append)
+    after.add(Mean("mean"), case, lambda done: None)
+    assert sum(told) == plans[0].runs
+    assert plans[0].runs == 2 + len(plans[0].mixtures) + len(plans[0].discs) + 2
+    same, mean = (find(one, before).figures for one in (before, after))
+    for contrast in same["dot_kept"]:
+        for figures, through, alone in ((same, 1.0, 1.0), (mean, 1.0, 1 / 3)):
+            assert figures["dot_kept"][contrast]["value"] == pytest.approx(through, abs=1e-3)
+            assert figures["dot_kept_in_one_slice"][contrast]["value"] == pytest.approx(alone, abs=1e-3)
+    assert same["d_prime_in_one_slice"] == {"3 mm, 40 HU": same["d_prime"]["3 mm, 40 HU"]}
+    ((size, found),) = mean["d_prime_in_one_slice"].items()
+    assert found["value"] == pytest.approx(mean["d_prime"][size]["value"] / 3, rel=0.02)
+    (single,) = plan_slices(images, [1], [PIXEL_MM], seed=1, beside=False)
+    assert not single.dots_alone
+    assert single.disc_alone is None
 
 
 @pytest.mark.parametrize("width_px", [0.8, 3.0])

@@ -7,7 +7,12 @@ from numpy.typing import NDArray
 from dicomnode.engines.enhance_rays import line_integrals
 from dicomnode.learning.raw_case import DOSES, SCANNER, RawCase, raw_case
 from dicomnode.learning.recipe import Corpus
-from dicomnode.physics.photons import ELECTRONIC_VARIANCE, REFERENCE_BIN_MM, REFERENCE_VIEWS
+from dicomnode.physics.photons import (
+    ELECTRONIC_VARIANCE,
+    NORMAL_DOSE_PHOTONS,
+    REFERENCE_BIN_MM,
+    REFERENCE_VIEWS,
+)
 
 SIDE, PIXEL_MM = 96, 2.4
 
@@ -31,9 +36,12 @@ def patch(image: NDArray[np.float32], x: int, y: int) -> float:
 
 
 def test_what_it_is_compared_with_has_the_hounsfield_units_of_the_object(case: RawCase) -> None:
-    assert patch(case.target, -12, 0) == pytest.approx(0.0, abs=1.0)
-    assert patch(case.target, 14, 10) == pytest.approx(60.0, abs=1.0)
-    assert patch(case.target, 45, 0) == pytest.approx(-1000.0, abs=3.0)
+    assert patch(case.noiseless, -12, 0) == pytest.approx(0.0, abs=1.0)
+    assert patch(case.noiseless, 14, 10) == pytest.approx(60.0, abs=1.0)
+    assert patch(case.noiseless, 45, 0) == pytest.approx(-1000.0, abs=3.0)
+    gap = (case.reference - case.noiseless)[:, 40:56, 30:40].astype(np.float64)
+    assert float(gap.mean()) == pytest.approx(0.0, abs=1.0)
+    assert gap.std() > 1.0
 
 
 def test_rays_are_counted_photons_of_the_dose(case: RawCase) -> None:
@@ -52,10 +60,26 @@ def test_less_dose_more_noise_and_the_same_object() -> None:
     noise = []
     for dose in DOSES:
         one = raw_case(stack(), PIXEL_MM, dose, seed=2)
-        noise.append(float((one.low_dose - one.target)[:, 40:56, 30:40].std()))
+        noise.append(float((one.low_dose - one.noiseless)[:, 40:56, 30:40].std()))
         assert np.array_equal(one.clean, raw_case(stack(), PIXEL_MM, 1.0, seed=3).clean)
+        assert np.array_equal(one.reference, raw_case(stack(), PIXEL_MM, 1.0, seed=2).low_dose)
     relative = np.array(noise) * np.sqrt(DOSES)
     assert relative == pytest.approx(np.full(5, relative.mean()), rel=0.12)
+
+
+@pytest.mark.parametrize("dose", [0.5, 0.1])
+def test_the_reference_keeps_the_share_that_is_told(dose: float) -> None:
+    """All of its noise is in the lower dose too, so of the noise there the dose is what stays."""
+    one = raw_case(stack(), PIXEL_MM, dose, seed=4)
+    low, normal = (np.asarray(y - one.clean, np.float64) for y in (one.transmissions, one.normal))
+    spread = np.sqrt(one.clean)  # of Poisson counts
+    low, normal = low / spread, normal / spread
+    assert float((low * normal).mean() / (normal * normal).mean()) == pytest.approx(1.0, abs=0.01)
+    told = one.rays.photons / NORMAL_DOSE_PHOTONS
+    assert float((low * normal).mean() / (low * low).mean()) == pytest.approx(told, rel=0.02)
+    other = raw_case(stack(), PIXEL_MM, 0.25, seed=4)
+    further = (np.asarray(other.transmissions - other.normal, np.float64)) / spread
+    assert abs(np.corrcoef((low - normal).ravel(), further.ravel())[0, 1]) < 0.01
 
 
 def test_the_seed_decides_the_counts(case: RawCase) -> None:
