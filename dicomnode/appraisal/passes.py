@@ -168,7 +168,7 @@ def _noise_left(case: Case, method: Method, result: Volume) -> Iterator[NoisePow
     """The noise in a result, where tissue is even.
 
     Of simulated doses by the difference to the result of a second noise, in the planned slices; of
-    projections by that to the scan without counting noise; of real pairs in the result alone.
+    projections by that to the scan at normal dose; of real pairs in the result alone.
     """
     first, pixel_mm = case.judged.start, case.scan.pixel_mm
     if case.scan.rays is not None:
