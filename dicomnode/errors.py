@@ -288,6 +288,8 @@ class WeightsMismatch(ModelError):
 class DeviceFull(DicomnodeError):
     """The memory of the GPU does not hold the work; it may once other work on it has ended."""
 
+    retry = True
+
 
 class TrainingError(DicomnodeError):
     """Training or evaluation cannot go on."""

@@ -89,7 +89,7 @@ def read_projections(paths: Sequence[Path]) -> MeasuredProjections:
         if is_multi_frame(path):
             raise ProjectionSeries(
                 f"{path.name} is a multi-frame object; measured projections (DICOM-CT-PD) are read from CT "
-                "images of one view each: send each view as one"
+                "images of one view each: send views as those, and images in a series of their own"
             )
     acquisition = read_acquisition(read_headers(paths[:1])[0])
     detector = acquisition.detector

@@ -13,6 +13,7 @@ from dicomnode.engines.batches import in_batches, usual_batch
 from dicomnode.engines.bounds import bounded
 from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.engines.start_step import StartStep
+from dicomnode.errors import ModelError
 from dicomnode.physics.geometry import WATER_ATTENUATION_PER_MM
 from dicomnode.physics.projection import filtered_backprojection, project
 
@@ -52,6 +53,7 @@ def enhance(
     """
     seconds = dict.fromkeys(STATIONS, 0.0)
     rng = torch.Generator(device=engine.device).manual_seed(seed)
+    states: dict[int, torch.Tensor] = {}
     start, stop, _ = part.indices(len(hounsfield))
 
     def work(slices: list[int]) -> NDArray[np.float32]:
@@ -59,6 +61,7 @@ def enhance(
         low_dose = torch.from_numpy(hounsfield[first:finished]).to(engine.device)
         neighbours = torch.from_numpy(neighbours_of(hounsfield, first, finished)).to(engine.device)
         here = starts[first:finished]
+        rng.set_state(states.setdefault(first, rng.get_state()))  # tried again with fewer, it draws the same
         clock = Clock(seconds, partial(tell_station, on_slice, finished - start, stop - start), engine.device)
         result = _enhance_batch(engine, low_dose, neighbours, pixel_mm, here, rng, clock)
         found: NDArray[np.float32] = result.cpu().numpy()
@@ -69,9 +72,16 @@ def enhance(
 
 
 def try_out(engine: NeedEngine) -> None:
-    """One small slice through every part: what the device cannot do is known before a series comes."""
-    start = StartStep(3, 6e4, 0.25, noise_hu=30.0, texture=0.45, decided_by="tags", log_ratio=None)
-    enhance(engine, np.zeros((1, 64, 64), np.float32), 1.0, [start], seed=0)
+    """One small slice through image mode: what the device cannot do at all is known before a series comes.
+
+    :raises ModelError: it cannot.
+    """
+    step = min(3, engine.schedule.steps - 1)
+    start = StartStep(step, 6e4, 0.25, noise_hu=30.0, texture=0.45, decided_by="tags", log_ratio=None)
+    try:
+        enhance(engine, np.zeros((1, 64, 64), np.float32), 1.0, [start], seed=0)
+    except RuntimeError as error:
+        raise ModelError(f"model {engine.card.id} cannot work on {engine.device}: {error}") from error
 
 
 def neighbours_of(hounsfield: NDArray[np.float32], first: int, last: int) -> NDArray[np.float32]:

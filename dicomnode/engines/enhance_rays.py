@@ -20,8 +20,9 @@ from statistics import median
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from dicomnode.engines.batches import in_batches, usual_batch
+from dicomnode.engines.batches import all_at_once, in_batches, usual_batch
 from dicomnode.engines.bounds import bounded, slow_part
 from dicomnode.engines.enhance import HIGHEST_HU, Clock, Observer, neighbours_of, tell_station
 from dicomnode.engines.need.engine import NeedEngine
@@ -112,17 +113,18 @@ def _cleaned(
     """All slices walk together, each from its own photons; those at normal dose stay as measured."""
     count, typical = len(steps), median(one for one, k in zip(rays.levels, steps, strict=True) if k > 0)
     rng = torch.Generator(device=engine.device).manual_seed(seed)
-    measured, quanta = (
-        torch.from_numpy(one).to(engine.device, torch.float32) for one in (rays.transmission, rays.quanta)
-    )
-    answer = engine.clean_counts(
-        measured,
-        typical,
-        quanta / typical,
-        rng,
-        lambda share: tell_station(on_slice, int(share * count), count, "clean"),
-    )
-    found: Rays = answer.cpu().numpy()
+    with all_at_once():
+        measured, quanta = (
+            torch.from_numpy(one).to(engine.device, torch.float32) for one in (rays.transmission, rays.quanta)
+        )
+        answer = engine.clean_counts(
+            measured,
+            typical,
+            quanta / typical,
+            rng,
+            lambda share: tell_station(on_slice, int(share * count), count, "clean"),
+        )
+        found: Rays = answer.cpu().numpy()
     kept = np.array(steps) == 0
     found[kept] = rays.transmission[kept]
     return found
@@ -152,22 +154,28 @@ def _refined(
     the cleaned rays, which conserve counts, and everything finer from the measured ones. The image stage has
     a schedule of its own, down to another dose than that of the rays.
     """
-    x, proposal = (torch.from_numpy(a).to(engine.device).clamp(max=HIGHEST_HU) for a in (low_dose, prior))
-    x = x + slow_part(proposal - x, pixel_mm)
-    beside = torch.from_numpy(neighbours_of(x.cpu().numpy(), 0, len(x)))
+    on_processor = engine.device.type == "cpu"  # which is slow: every slice is told
+    batch = 1 if on_processor else usual_batch(engine.device)
+    proposal = torch.from_numpy(prior).clamp(max=HIGHEST_HU)
+    measured = torch.from_numpy(low_dose).clamp(max=HIGHEST_HU)
+
+    def levelled(slices: list[int]) -> Tensor:
+        here, there = measured[slices].to(engine.device), proposal[slices].to(engine.device)
+        return (here + slow_part(there - here, pixel_mm)).cpu()
+
+    x = torch.cat(list(in_batches(range(len(measured)), batch, levelled)))
+    beside = torch.from_numpy(neighbours_of(x.numpy(), 0, len(x)))
     own = [replace(one, step=max(engine.schedule.nearest(one.photons), 1)) for one in starts]
     out = low_dose.copy()
 
     def work(slices: list[int]) -> int:
-        near, here = beside[slices].to(engine.device), [own[index] for index in slices]
-        refined = bounded(x[slices], engine.refine(proposal[slices], x[slices], near, here), pixel_mm)
-        out[slices] = refined.cpu().numpy() + np.maximum(low_dose[slices] - HIGHEST_HU, 0.0)
+        here, there, near = (one[slices].to(engine.device) for one in (x, proposal, beside))
+        proposed = engine.refine(there, here, near, [own[index] for index in slices])
+        refined = bounded(here, proposed, pixel_mm).cpu().numpy()
+        out[slices] = refined + np.maximum(low_dose[slices] - HIGHEST_HU, 0.0)
         return slices[-1] + 1
 
     lowered = [index for index, start in enumerate(starts) if start.step > 0]
-    batch = (
-        1 if engine.device.type == "cpu" else usual_batch(engine.device)
-    )  # a processor is slow: each is told
     for done in in_batches(lowered, batch, work):
         tell_station(on_slice, done, len(starts), "refine")
     return out

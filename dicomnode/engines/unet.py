@@ -118,6 +118,6 @@ def condition_tensor(rows: Sequence[Sequence[float]], like: Tensor) -> Tensor:
 def bf16_pays(device: torch.device) -> bool:
     """Whether bfloat16 is faster here: on GPUs and processors that multiply it in hardware."""
     if device.type != "cpu":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        return torch.cuda.get_device_capability(device) >= (8, 0)
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16", False))

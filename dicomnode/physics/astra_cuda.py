@@ -8,7 +8,6 @@ interpolates at every pixel instead of gathering what the forward one spread: no
 import logging
 import math
 import threading
-from functools import cache
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ TRIAL = ParallelBeam(48, 40, 88, 0.8, 0.1)
 
 _log = logging.getLogger(__name__)
 _one_at_a_time = threading.Lock()
+_verdicts: dict[torch.device, bool] = {}
 
 
 class AstraFailed(RuntimeError):
@@ -43,9 +43,14 @@ def backproject(sinograms: Tensor, beam: ParallelBeam) -> Tensor:
 
 
 def works(device: torch.device) -> bool:
-    """Whether ASTRA projects on this GPU as it should; tried once, and told in the log if not."""
+    """Whether ASTRA projects on this GPU as it should; told in the log if not.
+
+    Tried until there is a verdict: that the GPU is full for the moment is none.
+    """
     with _one_at_a_time:
-        return _proven(device)
+        if device not in _verdicts:
+            _try(device)
+        return _verdicts.get(device, False)
 
 
 def ray_geometry(beam: ParallelBeam, slices: int) -> dict[str, Any]:
@@ -62,27 +67,30 @@ def ray_geometry(beam: ParallelBeam, slices: int) -> dict[str, Any]:
     return found
 
 
-@cache
-def _proven(device: torch.device) -> bool:
-    why = _what_is_wrong(device)
+def _try(device: torch.device) -> None:
+    try:
+        why = _what_is_wrong(device)
+    except AstraFailed as failed:
+        _log.warning("ASTRA could not be tried on %s: %s; the slower tensor projector works", device, failed)
+        return
+    # Whatever a library made for another CUDA or numpy raises, it is not to be used.
+    except Exception as error:  # noqa: BLE001
+        why = f"{type(error).__name__}: {error}"
     if why:
         _log.warning("ASTRA is not used on %s: %s; the slower tensor projector is", device, why)
-    return not why
+    _verdicts[device] = not why
 
 
 def _what_is_wrong(device: torch.device) -> str:
-    try:
-        import astra
+    import astra
 
-        if not astra.use_cuda():  # asked on, it would kill the process
-            return "it sees no GPU"
-        noise = torch.randn(3, 52, 52, generator=torch.Generator().manual_seed(0)).to(device)
-        phantom = functional.avg_pool2d(noise, 5, stride=1)
-        right = joseph_torch.forward(phantom, TRIAL)
-        there = _difference(project(phantom, TRIAL), right)
-        back = _difference(backproject(right, TRIAL), joseph_torch.adjoint(right, TRIAL))
-    except (ImportError, OSError, AstraFailed) as error:
-        return str(error)
+    if not astra.use_cuda():  # asked on, it would kill the process
+        return "it sees no GPU"
+    noise = torch.randn(3, 52, 52, generator=torch.Generator().manual_seed(0)).to(device)
+    phantom = functional.avg_pool2d(noise, 5, stride=1)
+    right = joseph_torch.forward(phantom, TRIAL)
+    there = _difference(project(phantom, TRIAL), right)
+    back = _difference(backproject(right, TRIAL), joseph_torch.adjoint(right, TRIAL))
     if there < FORWARD_AGREES and back < BACKWARD_AGREES:
         return ""
     return (
@@ -98,13 +106,15 @@ def _run(slices: Tensor, sinograms: Tensor, beam: ParallelBeam, *, forward: bool
     """Fill one of both, contiguous float32 on the same GPU, from the other; the one that was filled."""
     import astra
 
-    out = sinograms if forward else slices
+    source, out = (slices, sinograms) if forward else (sinograms, slices)
+    projector = None
     with torch.cuda.device(out.device):  # ASTRA works on the current one
         _make_room(slices.nbytes + sinograms.nbytes)
-        out.fill_(math.nan)  # some versions of ASTRA fail without a word
-        volume = astra.create_vol_geom(beam.side_px, beam.side_px, len(slices))
-        projector = astra.create_projector("cuda3d", ray_geometry(beam, len(slices)), volume)
+        out.fill_(math.nan)
+        torch.cuda.current_stream().synchronize()
         try:
+            volume = astra.create_vol_geom(beam.side_px, beam.side_px, len(slices))
+            projector = astra.create_projector("cuda3d", ray_geometry(beam, len(slices)), volume)
             if forward:
                 astra.projector3d.direct_FP(projector, slices, out=sinograms)
             else:
@@ -112,10 +122,17 @@ def _run(slices: Tensor, sinograms: Tensor, beam: ParallelBeam, *, forward: bool
         except Exception as error:
             raise AstraFailed(f"{type(error).__name__}: {error}") from error
         finally:
-            astra.projector3d.delete(projector)
-        if not bool(torch.isfinite(out[:, 0, 0]).all()):
+            if projector is not None:
+                astra.projector3d.delete(projector)
+        if not was_filled(out, source):
             raise AstraFailed("it gave no result; the memory of the GPU may be full")
     return out
+
+
+def was_filled(out: Tensor, source: Tensor) -> bool:
+    """Whether every slice has a result. Some versions of ASTRA fail without a word, and leave zeros."""
+    empty = source.flatten(1).any(1) & ~out.flatten(1).any(1)
+    return not bool(empty.any()) and bool(torch.isfinite(out[:, 0, 0]).all())
 
 
 def _make_room(wanted_bytes: int) -> None:

@@ -14,17 +14,22 @@ from dicomnode.physics.geometry import ParallelBeam
 
 POINTS_AT_ONCE = 1 << 25
 """Bounds the memory of one step: samples of all slices, some tens of bytes each."""
+POSITIONS = 3
+"""What the positions of samples take, which all slices share, as if they were so many slices more."""
 
 
 def forward(slices: Tensor, beam: ParallelBeam) -> Tensor:
     """Line integrals in (unit x pixel): float32 [slice, row, column] -> float32 [slice, view, detector]."""
     out = slices.new_empty((len(slices), beam.views, beam.detectors))
+    if not len(slices):
+        return out
     angles = torch.as_tensor(beam.angles_rad, device=slices.device)
     steep = angles.cos().abs() >= angles.sin().abs()
-    at_once = max(1, POINTS_AT_ONCE // (len(slices) * beam.side_px * beam.detectors))
+    at_once = max(1, POINTS_AT_ONCE // ((len(slices) + POSITIONS) * beam.side_px * beam.detectors))
     for flat, lying in ((False, slices), (True, slices.transpose(1, 2))):
         padded = functional.pad(lying, (1, 1)).reshape(len(slices), -1)
-        for views in torch.split(torch.nonzero(steep != flat)[:, 0], at_once):
+        chosen = torch.nonzero(steep != flat)[:, 0]
+        for views in torch.split(chosen, at_once) if len(chosen) else ():
             out[:, views] = _rays(padded, angles[views], beam, flat)
     return out
 
@@ -58,15 +63,17 @@ def adjoint(sinograms: Tensor, beam: ParallelBeam) -> Tensor:
     each view spares the bounds checks.
     """
     count, side, pitch = len(sinograms), beam.side_px, beam.pitch_px
+    out = sinograms.new_zeros((count, side, side))
+    if not count:
+        return out
     taps = math.ceil(2.0 / pitch)
     margin = math.ceil(max(0.0, (side * 1.4143 / pitch - beam.detectors) / 2)) + taps + 2
     padded = functional.pad(sinograms, (margin, margin))
     width, rays = padded.shape[-1], padded.reshape(count, -1)
     angles = torch.as_tensor(beam.angles_rad, device=sinograms.device)
     x = torch.arange(side, dtype=torch.float64, device=sinograms.device) - 0.5 * (side - 1)
-    out = sinograms.new_zeros((count, side, side))
     views = torch.arange(beam.views, device=sinograms.device)
-    for some in torch.split(views, max(1, POINTS_AT_ONCE // (count * side * side))):
+    for some in torch.split(views, max(1, POINTS_AT_ONCE // ((count + POSITIONS) * side * side))):
         cos, sin = angles[some].cos()[:, None, None], angles[some].sin()[:, None, None]
         major = torch.maximum(cos.abs(), sin.abs())
         position = (x * cos - x[:, None] * sin) / pitch + 0.5 * (beam.detectors - 1) + margin

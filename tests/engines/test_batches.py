@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dicomnode.engines.batches import in_batches
+from dicomnode.engines.batches import all_at_once, in_batches
 from dicomnode.errors import DeviceFull
 
 
@@ -30,3 +30,25 @@ def test_a_device_that_holds_not_one_slice_is_named() -> None:
 
     with pytest.raises(DeviceFull, match=r"set engine\.device to cpu"):
         list(in_batches(range(5), 4, work))
+
+
+@pytest.mark.parametrize("words", ["cuFFT error: CUFFT_ALLOC_FAILED", "CUDA error: out of memory"])
+def test_libraries_say_it_in_words(words: str) -> None:
+    def work(slices: list[int]) -> list[int]:
+        if len(slices) > 2:
+            raise RuntimeError(words)
+        return slices
+
+    assert list(in_batches(range(5), 4, work)) == [[0, 1], [2, 3], [4]]
+    with pytest.raises(DeviceFull), all_at_once():
+        raise RuntimeError(words)
+
+
+def test_other_trouble_stays_what_it_is() -> None:
+    def work(slices: list[int]) -> None:
+        raise RuntimeError("shape mismatch")
+
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        list(in_batches(range(5), 4, work))
+    with pytest.raises(RuntimeError, match="shape mismatch"), all_at_once():
+        work([])

@@ -44,7 +44,8 @@ def test_nothing_is_told_of_one_image_and_where_nothing_is_even() -> None:
 def test_the_mayo_pairs_share_most_of_it(shared_data: Path) -> None:
     """Their quarter dose was made by noise inserted into the projections of the full dose."""
     folder = shared_data / "pairs" / "mayo"
-    found = [shared_noise(pair.low.hounsfield, pair.full.hounsfield) for pair in match_pairs(folder, folder)]
+    pairs = match_pairs(folder, folder).pairs
+    found = [shared_noise(pair.low.hounsfield, pair.full.hounsfield) for pair in pairs]
     known = all_together([one for one in found if one])
     assert known is not None
     assert 0.75 < known.share < 0.95

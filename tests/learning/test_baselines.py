@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+from dicomnode.engines.catalog import SHIPPED
 from dicomnode.engines.start_step import StartStep
 from dicomnode.errors import ModelError, TrainingError, WeightsMismatch
 from dicomnode.learning import draw
@@ -240,3 +241,10 @@ def test_a_recipe_may_take_the_corpus_of_another(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(yaml.safe_dump({**own, "corpus": "nowhere.yaml"}))
     with pytest.raises(TrainingError, match=r"nowhere\.yaml"):
         load_recipe(tmp_path / "own.yaml")
+
+
+def test_a_need_model_is_told_how_it_is_measured() -> None:
+    with pytest.raises(ModelError) as refused:
+        load_baseline(SHIPPED / "need-small", CPU)
+    assert f"no baseline: measure it with --model need-small --models {SHIPPED}" in str(refused.value)
+    assert "validation error" not in str(refused.value)

@@ -121,6 +121,25 @@ def test_astra_is_told_our_geometry(beam: ParallelBeam) -> None:
     assert np.allclose((point * across).sum(1) / (across**2).sum(1), 0.5)
 
 
+def test_a_slice_that_astra_left_empty_is_noticed() -> None:
+    """It fails with zeros; a slice of nothing has a result of nothing, though."""
+    source, out = smooth(3, 48), smooth(3, 48)
+    assert astra_cuda.was_filled(out, source)
+    out[1] = 0.0
+    assert not astra_cuda.was_filled(out, source)
+    source[1] = 0.0
+    assert astra_cuda.was_filled(out, source)
+    assert not astra_cuda.was_filled(out * float("nan"), source)
+
+
+def test_few_views_and_no_slices_are_projected_too() -> None:
+    one = ParallelBeam(32, 1, 48, 1.0)
+    x = smooth(2, 32)
+    assert difference(joseph_torch.forward(x, one), project(x, one)) < 1e-5
+    assert joseph_torch.forward(x[:0], one).shape == (0, 1, 48)
+    assert joseph_torch.adjoint(project(x, one)[:0], one).shape == (0, 32, 32)
+
+
 def test_where_astra_sees_no_gpu_it_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
     if the_astra().use_cuda():
         pytest.skip("it sees one")
