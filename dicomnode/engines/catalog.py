@@ -45,7 +45,7 @@ def chosen_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0  # an old driver counts, too
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0  # counted under old drivers, too
     if device.type == "cuda" and (device.index or 0) >= gpus:
         seen = f"{gpus} of them" if gpus else "no GPU"
         raise ModelError(

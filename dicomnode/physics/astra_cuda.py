@@ -73,6 +73,8 @@ def _try(device: torch.device) -> None:
     except AstraFailed as failed:
         _log.warning("ASTRA could not be tried on %s: %s; the slower tensor projector works", device, failed)
         return
+    except torch.OutOfMemoryError:  # says nothing of ASTRA
+        raise
     # Whatever a library made for another CUDA or numpy raises, it is not to be used.
     except Exception as error:  # noqa: BLE001
         why = f"{type(error).__name__}: {error}"
