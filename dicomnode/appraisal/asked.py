@@ -1,6 +1,7 @@
 """What a measurement is asked to measure on: the arguments, and the series and pairs they name, opened."""
 
 import argparse
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,20 +79,23 @@ def check(arguments: argparse.Namespace) -> None:
     if arguments.pairs:
         check_folders(*arguments.pairs)
     if arguments.output:
-        _make(arguments.output)
+        make_folder("--output", arguments.output)
     check_json(arguments.json)  # it may lie in the folder of --output
     quick = arguments.quick
     arguments.slices = arguments.slices or (QUICK_SLICES if quick else arguments.slices_unless_told)
     arguments.inserts = arguments.inserts or (QUICK_INSERTS if quick else arguments.inserts_unless_told)
 
 
-def _make(output: Path) -> None:
+def make_folder(option: str, folder: Path) -> None:
+    """TrainingError where the folder of an option cannot be made, or nothing may be written into it."""
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TrainingError(
-            f"--output {output} cannot be made ({error.strerror}): choose a folder"
+            f"{option} {folder} cannot be made ({error.strerror}): choose a folder"
         ) from error
+    if not os.access(folder, os.W_OK):
+        raise TrainingError(f"{option} {folder} may not be written into: choose another folder")
 
 
 @dataclass(frozen=True, eq=False)

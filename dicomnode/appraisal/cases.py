@@ -10,7 +10,7 @@ import numpy as np
 
 from dicomnode.appraisal.inserts import Plan, plan_slices, renumbered, richest
 from dicomnode.appraisal.methods import Scan, Volume
-from dicomnode.appraisal.pairs import Pair
+from dicomnode.appraisal.pairs import Pair, start_of
 from dicomnode.dicom.dose import DoseReading, read_dose
 from dicomnode.dicom.pixels import to_hounsfield, to_stored
 from dicomnode.dicom.series import CtSeries, read_series
@@ -319,8 +319,7 @@ def _of_kernel(pairs: Sequence[Pair], engine: NeedEngine, inserts: int, seed: in
     plans = {plan.at: plan for plan in plan_slices(images, chosen, pixels_mm, seed, beside=False)}
     for number, pair in enumerate(pairs):
         low, pixel_mm = pair.low, pair.low.pixel_spacing_mm
-        facts = slice_facts(low, read_dose(low.headers), DoseReference())
-        scan = _scan(low.hounsfield, tuple(engine.match(one) for one in facts), pixel_mm[0], slice(0, 1))
+        scan = _scan(low.hounsfield, (start_of(pair, engine),), pixel_mm[0], slice(0, 1))
         here = renumbered([plans[number]], number) if number in plans else ()
         spacing_mm = (low.slice_spacing_mm, *pixel_mm)
         yield Case(PAIRS, pair.kernel, scan, pair.full.hounsfield, slice(0, 1), spacing_mm, here)

@@ -52,6 +52,11 @@ class Method(Protocol):
         """What its rows are called."""
         ...
 
+    @property
+    def made_by(self) -> str:
+        """All that its results depend on beside the scan and the program; empty where that is not known."""
+        ...
+
     def __call__(self, scan: Scan, part: slice) -> Volume:
         """The slices that `part` takes of the scan, HU [slice, row, column]; the others may be looked at.
 
@@ -65,6 +70,7 @@ class Unchanged:
     """What a scan is without any method."""
 
     name: str = "input"
+    made_by: str = "nothing"
 
     def __call__(self, scan: Scan, part: slice) -> Volume:
         return scan.hounsfield[part]
@@ -77,6 +83,10 @@ class Smoother:
     name: str
     smooth: Callable[[Volume, float], Volume]
 
+    @property
+    def made_by(self) -> str:
+        return self.smooth.__name__
+
     def __call__(self, scan: Scan, part: slice) -> Volume:
         return np.stack([self.smooth(image, scan.noise_hu) for image in scan.hounsfield[part]])
 
@@ -87,6 +97,10 @@ class Enhanced:
 
     engine: NeedEngine
     name: str = "enhanced"
+
+    @property
+    def made_by(self) -> str:
+        return _engine_digest(self.engine)
 
     def __call__(self, scan: Scan, part: slice) -> Volume:
         return enhance(self.engine, scan.hounsfield, scan.pixel_mm, scan.starts, SEED, part=part).hounsfield
@@ -99,10 +113,20 @@ class FromRays:
     engine: NeedEngine
     name: str = "raw"
 
+    @property
+    def made_by(self) -> str:
+        return _engine_digest(self.engine)
+
     def __call__(self, scan: Scan, part: slice) -> Volume:
         if scan.rays is None:
             raise ModelError("raw mode works on projections, and this scan has none")
         return enhance_rays(self.engine, scan.rays, SEED).hounsfield[part]
+
+
+def _engine_digest(engine: NeedEngine) -> str:
+    """Weights, and what the card says of passes and limits; not of what it was trained on."""
+    card = engine.card.model_dump_json(exclude={"seen", "trained_on"})
+    return f"{engine.weights_digest} {card} seed {SEED}"
 
 
 StackMethod = Callable[[Volume, Sequence[StartStep]], Volume]
@@ -113,7 +137,8 @@ class Beside:
     """A method that takes a stack, HU [slice, row, column], and its start steps, and returns it whole.
 
     It is given the asked slices with so many neighbours on either side, where there are any. `told`: what it
-    is and was trained on. `seen`: digests of that, where it has any.
+    is and was trained on, for people; `made_by`: as of `Method`. `seen`: digests of what it was trained on,
+    where it has any.
     """
 
     name: str
@@ -121,6 +146,7 @@ class Beside:
     neighbours: int = 1
     told: str = ""
     seen: Seen | None = None
+    made_by: str = ""
 
     def __call__(self, scan: Scan, part: slice) -> Volume:
         first, last, _ = part.indices(len(scan.hounsfield))
@@ -157,6 +183,7 @@ def load_beside(folder: Path, device: str) -> Beside:
         int(getattr(work, "neighbours", 1)),
         str(getattr(work, "told", "")),
         getattr(work, "seen", None),
+        str(getattr(work, "made_by", "")),
     )
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from dicomnode.appraisal import asked, guard, pictures, report, tables
 from dicomnode.appraisal.groups import Group, Groups, Row
+from dicomnode.appraisal.kept import kept_in, taken
 from dicomnode.appraisal.methods import (
     Beside,
     Enhanced,
@@ -39,18 +40,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="trained baselines",
     )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="FOLDER",
+        help="keep here what every method makes, gigabytes of patient images in all: broken off, the same "
+        "command goes on; one more --beside costs only itself; remove it when done",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print, write what was asked for. Raises DicomnodeError with the reason where it cannot."""
     asked.check(arguments)
+    if arguments.results:
+        asked.make_folder("--results", arguments.results)
     console, began = Console(), time.monotonic()
     engine = load_engine(arguments.models, arguments.model, arguments.device)
     beside = [load_beside(folder, arguments.device) for folder in arguments.beside]
     methods = [*yardsticks(), Enhanced(engine), *beside]
     check_names(methods)
-    groups, opened = _measure(arguments, engine, methods, beside, console)
-    told = report.build(groups, opened, beside, time.monotonic() - began)
+    ours = kept_in(arguments.results, [*methods, FromRays(engine)], engine.device)
+    groups, opened = _measure(arguments, engine, ours, beside, console)
+    earlier = taken(ours)
+    told = report.build(groups, opened, beside, None if earlier else time.monotonic() - began)
     for group in told["groups"]:
         for table in tables.for_terminal(group):
             console.print(table)
@@ -61,6 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
         console.print(f"look at [bold]{arguments.output / report.MARKDOWN}[/]")
     if arguments.json:
         report.write_json(told, arguments.json)
+    if earlier:
+        console.print(f"{earlier} results were there from earlier runs: {arguments.results}")
     return 0
 
 
@@ -71,10 +85,11 @@ def _measure(
     beside: Sequence[Beside],
     console: Console,
 ) -> tuple[Groups, asked.Opened]:
+    """Run `methods`; the last, raw mode, only where there are projections."""
     with asked.progress(console) as progress:
         bar = progress.add_task("looking at the series", total=None)
         opened = asked.open_all(arguments, engine, {one.name: one.seen for one in beside}, console)
-        progress.update(bar, total=opened.runs * len(methods) + opened.ray_runs * (len(methods) + 1))
+        progress.update(bar, total=opened.runs * (len(methods) - 1) + opened.ray_runs * len(methods))
         groups: Groups = {}
         truth: Truth | None = None
         for case in opened.cases():
@@ -83,7 +98,7 @@ def _measure(
                 truth = Truth.of(case)
             key = case.dose, case.kernel
             # image mode and all others beside raw mode, on the slices of the same rays
-            here = methods if case.scan.rays is None else [*methods, FromRays(engine)]
+            here = methods[:-1] if case.scan.rays is None else methods
             if key not in groups:
                 groups[key] = Group(*key, {method.name: Row() for method in here})
             groups[key].add(case, truth, here, lambda done: progress.advance(bar, done))

@@ -4,7 +4,7 @@ import argparse
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from dicomnode.engines.seen import Seen
 from dicomnode.engines.start_step import StartStep
 from dicomnode.errors import SeriesRefused, TrainingError
 from dicomnode.evaluation.similarity import psnr_db, rmse_hu, ssim
-from dicomnode.journey.matching import slice_facts
+from dicomnode.journey.matching import on_body_phantom, slice_facts
+from dicomnode.journey.normal_dose import told_dose
 from dicomnode.physics.noise import measure_noise
 from dicomnode.quality import bias_by_tissue
 
@@ -138,12 +139,26 @@ def pairs_seen(pairs: Sequence[Pair], low: Path, full: Path) -> list[tuple[str, 
     return [(f"the pairs in {folder.name}", guard.digests(series)) for folder, series in sides.items()]
 
 
+def start_of(pair: Pair, engine: NeedEngine) -> StartStep:
+    """Where the node would start on the low slice, at a site where the dose of its twin is the normal one.
+
+    Where the twin tells no dose the shipped table says what is normal.
+
+    :raises DoseUnknown: the low slice tells neither dose nor noise.
+    """
+    (facts,) = slice_facts(pair.low, read_dose(pair.low.headers), DoseReference())
+    twin = told_dose(pair.full.headers[0])
+    if twin.mean_ctdivol_mgy is not None:
+        normal_mgy = on_body_phantom(twin.mean_ctdivol_mgy, twin.phantom_cm, facts.diameter_mm)
+        facts = replace(facts, normal_ctdivol_mgy=normal_mgy)
+    return engine.match(facts)
+
+
 def score(pair: Pair, engine: NeedEngine) -> Score:
     """Run the journey's own stations and the baselines on one pair."""
     low, full = pair.low.hounsfield, pair.full.hounsfield[0]
     pixel_mm = pair.low.pixel_spacing_mm[0]
-    facts = slice_facts(pair.low, read_dose(pair.low.headers), DoseReference())
-    start = engine.match(facts[0])
+    start = start_of(pair, engine)
     noise = measure_noise(low, pixel_mm)
     sigma = noise.std_hu if noise else start.noise_hu
     results = {

@@ -25,9 +25,12 @@ Report = dict[str, Any]
 
 
 def build(
-    groups: Mapping[tuple[str, str], Group], opened: Opened, beside: Sequence[Beside], seconds: float
+    groups: Mapping[tuple[str, str], Group], opened: Opened, beside: Sequence[Beside], seconds: float | None
 ) -> Report:
-    """Everything measured, in JSON's own types; None for what could not be measured."""
+    """Everything measured, in JSON's own types; None for what could not be measured.
+
+    `seconds`: None where earlier runs did a part of it.
+    """
     words = command("model", opened.arguments)
     if opened.arguments.beside:
         words += ["--beside", *(folder.name for folder in opened.arguments.beside)]
@@ -41,7 +44,7 @@ def build(
     )
 
 
-def head(opened: Opened, words: Sequence[str], seconds: float) -> Report:
+def head(opened: Opened, words: Sequence[str], seconds: float | None) -> Report:
     """What was measured, with what, on what; `words` are the command."""
     card = opened.engine.card
     return {
@@ -52,7 +55,7 @@ def head(opened: Opened, words: Sequence[str], seconds: float) -> Report:
         "command": " ".join(words),
         "series": [_series(test) for test in opened.series],
         "seed": opened.arguments.seed,
-        "seconds": round(seconds),
+        "seconds": None if seconds is None else round(seconds),
     }
 
 

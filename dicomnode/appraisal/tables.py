@@ -203,7 +203,7 @@ def measured_on(report: Report) -> str:
         *(f"{warning}\n" for warning in guard.warnings(report["guard"])),
         f"Model {report['model']['id']}, version {report['model']['version']}, weights "
         f"{report['model']['weights_sha256'][:12]}; dicomnode {report['dicomnode']}; seed {report['seed']}; "
-        f"{report['seconds'] / 60:.0f} minutes.",
+        f"{_minutes(report['seconds'])}.",
     ]
     for one in report["series"]:
         judged = ", ".join(f"{first + 1} to {last}" for first, last in one["judged"])
@@ -222,6 +222,10 @@ def measured_on(report: Report) -> str:
         for name, told in report.get("beside", {}).items()
     ]
     return "\n".join(lines)
+
+
+def _minutes(seconds: float | None) -> str:
+    return "in several runs" if seconds is None else f"{seconds / 60:.0f} minutes"
 
 
 def _glance(report: Report) -> list[str]:
@@ -289,7 +293,9 @@ def notes(report: Report) -> str:
 * **Reference**: the scan at its own dose, which has noise of its own, so nothing can reach an RMSE of 0
   or should. A lower dose is that scan with the noise it lacks, drawn in the projections and shaped as
   the scan's own. Full dose compares the scan with itself. Real pairs are two files of one patient, the
-  lower dose measured apart or made of the other by noise inserted into its projections.
+  lower dose measured apart or made of the other by noise inserted into its projections. The dose of the
+  reference is the normal one that is asked for, as at a site that put its own doses into the configuration;
+  the dose of the input is read as the node reads it.
 * **input** is the scan at the lower dose; **nlm** is non-local means with h = 0.6 of the measured noise,
   **tv** total variation with a weight of half of it, both over +-1000 HU: cut off at the lower end, noisy
   air comes out brighter. Neither is tuned to the case. **enhanced** is the model as the node runs it: normal

@@ -142,6 +142,11 @@ class Baseline:
         )
 
     @property
+    def made_by(self) -> str:
+        """All that its answers depend on: weights, and what the card says of them."""
+        return self.card.model_dump_json(exclude={"seen", "trained_on"})
+
+    @property
     def seen(self) -> Seen | None:
         """Digests of what it was trained on; None where its card has none."""
         return self.card.seen

@@ -72,6 +72,10 @@ class StandIn:
     def told(self) -> str:
         return f"{self.name} by hand"
 
+    @property
+    def made_by(self) -> str:
+        return self.name
+
     def __call__(self, stack: Volume, starts: Sequence[StartStep]) -> Volume:
         assert len(stack) == len(starts)
         return KNOWN[self.name](stack)
@@ -95,11 +99,15 @@ def output(tmp_path_factory: pytest.TempPathFactory, baselines: None) -> Path:
     beside = [folder / name for name in KNOWN]
     for one in beside:
         one.mkdir()
-    command = ["evaluate", "model", "--series", folder / "series", "--slices", "2", "--inserts", "1"]
     more = ["--doses", "0.5", "0.1", "--output", folder / "out", "--json", folder / "again.json"]
-    assert main([str(word) for word in (*command, *more, "--beside", *beside)]) == 0
+    assert main(asked_of(folder, beside, *more)) == 0
     assert (folder / "again.json").read_text() == (folder / "out" / "evaluation.json").read_text()
     return folder / "out"
+
+
+def asked_of(folder: Path, beside: Sequence[Path], *more: object) -> list[str]:
+    words = ["evaluate", "model", "--series", folder / "series", "--slices", "2", "--inserts", "1"]
+    return [str(word) for word in (*words, *more, "--results", folder / "results", "--beside", *beside)]
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +203,29 @@ class TestOneRun:
             assert rows(report, dose)["input"]["noise_hu"] == pytest.approx(whole, rel=0.15)
             group = group_of(report, dose)
             assert group["fraction"] == pytest.approx(share, rel=0.5)
+
+    def test_what_was_made_once_is_not_made_again(
+        self, output: Path, report: Report, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One of the doses, from what was kept: the same figures, and nothing new is there."""
+
+        def never(*_: object, **__: object) -> Volume:
+            raise AssertionError("made again")
+
+        for name in KNOWN:
+            monkeypatch.setitem(KNOWN, name, never)
+        for name in ("enhance", "enhance_rays"):
+            monkeypatch.setattr(f"dicomnode.appraisal.methods.{name}", never)
+        folder = output.parent
+        again, results = folder / "kept.json", folder / "results"
+        before = {path: path.stat().st_mtime_ns for path in results.iterdir()}
+        beside = [folder / name for name in KNOWN]
+        assert main(asked_of(folder, beside, "--doses", "0.1", "--json", again)) == 0
+        groups = [group for group in report["groups"] if group["dose"] != "50 %"]
+        assert strict(again)["groups"] == groups
+        assert strict(again)["seconds"] is None
+        assert report["seconds"] is not None
+        assert {path: path.stat().st_mtime_ns for path in results.iterdir()} == before
 
     def test_the_shipped_model_is_better_than_nothing(self, report: Report) -> None:
         for dose in DOSES:

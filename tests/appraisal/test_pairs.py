@@ -3,14 +3,20 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
 from dicomnode.__main__ import main
-from dicomnode.appraisal.pairs import FIGURES, METHODS, compare, match_pairs
+from dicomnode.appraisal.pairs import FIGURES, METHODS, Pair, compare, match_pairs, start_of
+from dicomnode.dicom.dose import read_dose
+from dicomnode.dose_reference import DoseReference
+from dicomnode.engines.catalog import SHIPPED, load_engine
+from dicomnode.engines.need.engine import NeedEngine
 from dicomnode.errors import TrainingError
+from dicomnode.journey.matching import slice_facts
 from tests.makers import make_series, phantom
 
 
@@ -23,6 +29,43 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     noise = np.random.default_rng(9).normal(0, 60, clean.shape)
     make_series(low, hounsfield=(clean + noise).astype(np.float32))
     return low, full
+
+
+@pytest.fixture(scope="module")
+def engine() -> NeedEngine:
+    return load_engine(SHIPPED, "need-small", "cpu")
+
+
+def pair_of(tmp_path: Path, low_mgy: float, full_mgy: float, **full: Any) -> Pair:
+    make_series(tmp_path / "full", slices=1, ctdivol_mgy=full_mgy, effective_mas=full_mgy * 15, **full)
+    make_series(tmp_path / "low", slices=1, ctdivol_mgy=low_mgy, effective_mas=low_mgy * 15)
+    (pair,) = match_pairs(tmp_path / "low", tmp_path / "full").pairs
+    return pair
+
+
+@pytest.mark.parametrize("full_mgy", [4.0, 12.0, 30.0, 200.0])
+def test_the_dose_of_the_twin_is_the_normal_one(engine: NeedEngine, tmp_path: Path, full_mgy: float) -> None:
+    """Whatever the shipped table says is normal, also where the twin had twenty times that."""
+    pair = pair_of(tmp_path, full_mgy / 4, full_mgy)
+    assert start_of(pair, engine).fraction_by_tags == pytest.approx(0.25)
+
+
+def test_a_dose_on_the_small_phantom_is_as_much_as_it_is(engine: NeedEngine, tmp_path: Path) -> None:
+    def on_16_cm(dataset: Dataset, _: int) -> None:
+        dataset.CTDIPhantomTypeCodeSequence[0].CodeValue = "113690"
+        dataset.CTDIPhantomTypeCodeSequence[0].CodeMeaning = "IEC Head Dosimetry Phantom"
+
+    large = start_of(pair_of(tmp_path / "32", 5.0, 10.0), engine).fraction_by_tags
+    small = start_of(pair_of(tmp_path / "16", 5.0, 10.0, change=on_16_cm), engine).fraction_by_tags
+    assert large == pytest.approx(0.5)
+    assert small is not None
+    assert 0.85 < small <= 1.0  # 10 mGy on 16 cm are about 4.8 on 32 cm
+
+
+def test_a_twin_without_a_dose_leaves_the_shipped_table(engine: NeedEngine, tmp_path: Path) -> None:
+    pair = pair_of(tmp_path, 3.0, 12.0, vendor="none")
+    (facts,) = slice_facts(pair.low, read_dose(pair.low.headers), DoseReference())
+    assert start_of(pair, engine) == engine.match(facts)
 
 
 def position(piece: object) -> list[float]:
@@ -161,8 +204,8 @@ def test_figures_of_a_known_error() -> None:
 def test_real_quarter_dose_pairs(shared_data: Path, tmp_path: Path) -> None:
     """The floor: no more RMSE than a plain U-Net of 1.2 M parameters, 12.49 and 21.79 HU.
 
-    In SSIM that has 0.9755 and 0.9194. The shipped model has 0.9729, which is less, and 0.9285: its floor is
-    just below its own.
+    In SSIM that has 0.9755 and 0.9194. The shipped model has 0.9728, which is less, and 0.9313 (20.76 HU):
+    where it is not the U-Net's, the floor is just below its own.
     """
     pairs, told = shared_data / "pairs" / "mayo", tmp_path / "figures.json"
     assert main(["evaluate", "pairs", str(pairs), str(pairs), "--json", str(told)]) == 0
@@ -176,6 +219,6 @@ def test_real_quarter_dose_pairs(shared_data: Path, tmp_path: Path) -> None:
     assert kernels["B30f"]["rmse_hu"]["input"] == pytest.approx(19.33, abs=0.1)
     assert kernels["D45f"]["rmse_hu"]["input"] == pytest.approx(36.82, abs=0.1)
     assert kernels["B30f"]["rmse_hu"]["enhanced"] <= 12.49
-    assert kernels["D45f"]["rmse_hu"]["enhanced"] <= 21.79
+    assert kernels["D45f"]["rmse_hu"]["enhanced"] <= 20.9
     assert kernels["B30f"]["ssim"]["enhanced"] >= 0.971
-    assert kernels["D45f"]["ssim"]["enhanced"] >= 0.927
+    assert kernels["D45f"]["ssim"]["enhanced"] >= 0.93

@@ -1,5 +1,6 @@
 """Baselines: the pairs have the variance they claim, the networks the form, and what is written is read."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +207,25 @@ def test_a_run_at_one_dose_is_not_gone_on_with_at_another(tmp_path: Path) -> Non
     tenth = RedCnnRecipe.model_validate({**recipe.model_dump(), "dose": 0.1})
     with pytest.raises(TrainingError, match="begun with another dose"):
         Trainer(task(tenth, [made(12.0)]), tmp_path, CPU, recipe.seed)
+
+
+def test_what_its_answers_depend_on_is_told(tmp_path: Path) -> None:
+    """Weights and limits; not what it was trained on."""
+    recipe = recipe_of("unet")
+    trained(recipe, tmp_path)
+    baseline = load_baseline(publish_baseline(recipe, tmp_path), CPU)
+
+    def made_by(**other: object) -> str:
+        return replace(baseline, card=baseline.card.model_copy(update=other)).made_by
+
+    assert made_by() == made_by(trained_on=("nothing",)) == made_by(seen=None)
+    others = [
+        made_by(sha256="0" * 64),
+        made_by(noise_hu=(1.0, 2.0)),
+        made_by(conditions=3),
+        made_by(mirrorings=4),
+    ]
+    assert len({made_by(), *others}) == 5
 
 
 @pytest.mark.slow
