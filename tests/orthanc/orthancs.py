@@ -22,6 +22,9 @@ PYTHON_PLUGIN = PLUGINS / "libOrthancPython.so"
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
+NOT_STARTED = {"on": False, "error": "Orthanc has not started yet"}
+"""What the plugin's status says for the first moment."""
+
 
 class Orthanc:
     """One Orthanc in a folder of its own; the folder outlives the process, as on a server."""
@@ -102,9 +105,10 @@ class Orthanc:
         assert self._process.poll() is None, self.log()
         try:
             self.get("/system")
+            # it answers before its plugins are told that it has started
+            return "DicomNode" not in self.configuration or self.get("/dicomnode/status") != NOT_STARTED
         except urllib.error.URLError:
             return False
-        return True
 
     # --- REST -----------------------------------------------------------------------------
 
