@@ -15,6 +15,9 @@ from dicomnode.checked import Name, Section
 Region = Literal["extremity", "abdomen-pelvis", "chest", "neck", "head"]
 """The regions that `physics.anatomy` tells apart."""
 
+MOST_MGY: Final = 500.0
+"""No row says more: nobody calls that normal."""
+
 STAND_IN: Final[Region] = "abdomen-pelvis"
 """The row that stands in for an extremity the table does not hold: its growth makes it small for a limb."""
 
@@ -24,7 +27,7 @@ class RegionReference(Section):
 
     region: Region
     phantom_cm: Literal[16, 32]
-    ctdivol_mgy: Annotated[float, Field(gt=0, le=500, allow_inf_nan=False)]
+    ctdivol_mgy: Annotated[float, Field(gt=0, le=MOST_MGY, allow_inf_nan=False)]
     diameter_mm: Annotated[float, Field(ge=80, le=450)]
     growth_per_cm: Annotated[float, Field(ge=-0.1, le=0.2)]
     source: Annotated[str, StringConstraints(strip_whitespace=True, min_length=10, max_length=400)]

@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 from dicomnode.dicom.dose import DoseReading, read_dose
 from dicomnode.dicom.series import CtSeries
 from dicomnode.dicom.values import number
-from dicomnode.dose_reference import DoseReference
+from dicomnode.dose_reference import MOST_MGY, DoseReference
 from dicomnode.journey.matching import bodies, normal_mgy, on_body_phantom
 
 
@@ -50,7 +50,15 @@ def reference_of(series: CtSeries, dose: DoseReading, fraction: float = 1.0) -> 
         return table
     overall = [share for found in shares.values() for share in found]
     rows = [
-        {**row.model_dump(), "ctdivol_mgy": row.ctdivol_mgy * median(shares.get(row.region, overall))}
+        {
+            **row.model_dump(),
+            "ctdivol_mgy": _in_table(row.ctdivol_mgy * median(shares.get(row.region, overall))),
+        }
         for row in table.regions
     ]
     return DoseReference.model_validate({"version": "this-scanner", "regions": rows})
+
+
+def _in_table(ctdivol_mgy: float) -> float:
+    """Of a limb with a trunk's dose the head, which it does not show, would follow beyond the table."""
+    return min(ctdivol_mgy, MOST_MGY)

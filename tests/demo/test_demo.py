@@ -21,6 +21,7 @@ from dicomnode.demo.room import check_room, make_room, note_what_was_made
 from dicomnode.demo.source import WHEEL, SourceUnavailable, lidc_series
 from dicomnode.dicom.dose import read_dose
 from dicomnode.dicom.series import CtSeries, read_headers, read_series
+from dicomnode.dose_reference import MOST_MGY
 from dicomnode.journey.matching import slice_facts
 from dicomnode.journey.normal_dose import reference_of
 from dicomnode.physics.lower_dose import Scanner, learn_scanner, missing_noise, own_noise
@@ -150,6 +151,26 @@ def test_the_original_is_the_normal_scan_in_every_region_it_shows(tmp_path: Path
     assert [one.ctdivol_mgy for one in facts] == pytest.approx([one.normal_ctdivol_mgy for one in facts])
     assert table.version == "this-scanner"
     assert len({row.region for row in table.regions}) == 4
+
+
+def test_a_scan_of_far_more_than_the_table_is_the_normal_one_all_the_same(tmp_path: Path) -> None:
+    """What it does not show, a head, stays in the table."""
+    series = read_series(
+        make_series(
+            tmp_path,
+            np.stack([chest()] * 4),
+            pixel_spacing_mm=(PIXEL_MM, PIXEL_MM),
+            slice_spacing_mm=6.0,
+            effective_mas=2000.0,
+            ctdivol_mgy=150.0,
+        )
+    )
+    dose = read_dose(series.headers)
+    table = reference_of(series, dose)
+    for one in slice_facts(series, dose, table):
+        assert one.ctdivol_mgy == pytest.approx(150.0)
+        assert one.normal_ctdivol_mgy == pytest.approx(150.0)
+    assert table.row("head").ctdivol_mgy == MOST_MGY
 
 
 @pytest.mark.slow
